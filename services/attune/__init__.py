@@ -1,0 +1,1 @@
+"""attune: a chat model that learns from what its users say about it."""

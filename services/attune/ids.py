@@ -1,0 +1,114 @@
+"""Ids, and the signatures that make them checkable by any replica without a look-up."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+
+from uuid6 import uuid7
+
+from attune.errors import InvalidInput, NotFound, PermissionDenied
+from attune.v1 import feedback_pb2
+
+BASE_POLICY = "base"
+DEFAULT_TENANT = "default"
+
+_MAC_BYTES = 8
+_RESPONSE_ID = re.compile(r"r-([0-9a-f]{32})-([0-9a-f]{16})")
+_POLICY_ID = re.compile(r"p-([0-9]{6,9})")
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,2048}\.[A-Za-z0-9_-]{43}")
+
+
+def new_event_id() -> str:
+    """A UUIDv7 as 32 hexadecimal digits: ids sort by the time they were made."""
+    return uuid7().hex
+
+
+def new_response_id(tenant: str, key: bytes) -> str:
+    """`r-<UUIDv7>-<MAC over tenant and id>`."""
+    unique = uuid7().hex
+    return f"r-{unique}-{_mac(tenant, unique, key)}"
+
+
+def check_response_id(response_id: str, tenant: str, key: bytes) -> None:
+    """Raises NotFound unless this installation made the id for this tenant."""
+    match = _RESPONSE_ID.fullmatch(response_id)
+    if match is None or not hmac.compare_digest(match[2], _mac(tenant, match[1], key)):
+        raise NotFound("no such response", field="response_id")
+
+
+def hash_end_user(tenant: str, end_user_id: str, key: bytes) -> str:
+    """The pseudonym of an application's end user: 32 hexadecimal digits; empty stays empty."""
+    if not end_user_id:
+        return ""
+    return hmac.new(key, f"{tenant}\0{end_user_id}".encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def sign_feedback_token(handle: feedback_pb2.FeedbackHandle, key: bytes) -> str:
+    """`<handle>.<HMAC-SHA256>`, both base64url without padding; the key is the one that handle.key_id names."""
+    payload = handle.SerializeToString(deterministic=True)
+    return f"{_encode(payload)}.{_encode(hmac.digest(key, payload, 'sha256'))}"
+
+
+def read_feedback_token(token: str, keys: Mapping[str, bytes], now_unix_seconds: float) -> feedback_pb2.FeedbackHandle:
+    """The handle in a token, once its signature and expiry are checked.
+
+    Raises PermissionDenied, with the same sentence whatever is wrong with the signature.
+    """
+    forged = PermissionDenied("the feedback token is not one that this server signed", field="feedback_token")
+    if not _TOKEN.fullmatch(token):
+        raise forged
+    payload_text, signature_text = token.split(".")
+    try:
+        payload, signature = _decode(payload_text), _decode(signature_text)
+        handle = feedback_pb2.FeedbackHandle.FromString(payload)
+    except (binascii.Error, ValueError):
+        raise forged from None
+    except Exception as error:  # protobuf's DecodeError has no stable base class
+        raise forged from error
+    key = keys.get(handle.key_id)
+    canonical = _encode(signature) == signature_text and _encode(payload) == payload_text
+    if key is None or not canonical or not hmac.compare_digest(signature, hmac.digest(key, payload, "sha256")):
+        raise forged
+    if handle.expires_unix_seconds < now_unix_seconds:
+        raise PermissionDenied("the feedback token has expired", field="feedback_token")
+    return handle
+
+
+def policy_id(number: int) -> str:
+    """`p-000007` for 7, `base` for 0."""
+    return BASE_POLICY if number == 0 else f"p-{number:06d}"
+
+
+def policy_number(policy: str) -> int:
+    """7 for `p-000007`, 0 for `base`; raises InvalidInput for anything else, paths included."""
+    if policy == BASE_POLICY:
+        return 0
+    match = _POLICY_ID.fullmatch(policy)
+    if match is None or policy_id(int(match[1])) != policy or int(match[1]) == 0:
+        raise InvalidInput("a policy id looks like p-000007 (or base)", field="policy_id")
+    return int(match[1])
+
+
+def check_name(text: str, field: str) -> str:
+    """Returns the name of a persona or tenant, or raises InvalidInput."""
+    if not _NAME.fullmatch(text):
+        raise InvalidInput(
+            f"{field} must be 1 to 63 lower-case letters, digits and dashes, and begin with no dash", field=field
+        )
+    return text
+
+
+def _mac(tenant: str, unique: str, key: bytes) -> str:
+    return hmac.new(key, f"{tenant}\0{unique}".encode(), hashlib.sha256).hexdigest()[: 2 * _MAC_BYTES]
+
+
+def _encode(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _decode(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

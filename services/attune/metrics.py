@@ -1,0 +1,80 @@
+"""Every metric that attune exports, declared once. Base units; label values from closed sets, never an id."""
+
+from threading import Thread
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+# Every gRPC server
+REQUESTS = Counter("attune_requests_total", "Calls ended, by method and gRPC status.", ["method", "status"])
+
+# inference
+REQUESTS_IN_FLIGHT = Gauge("attune_requests_in_flight", "Chat calls running now.", ["persona"])
+TIME_TO_FIRST_TOKEN = Histogram(
+    "attune_time_to_first_token_seconds", "From receipt to the first token.", ["persona"], buckets=_SECONDS
+)
+PROMPT_TOKENS = Counter("attune_prompt_tokens_total", "Prompt tokens read.", ["persona"])
+OUTPUT_TOKENS = Counter("attune_output_tokens_total", "Tokens sampled.", ["persona"])
+STREAM_MESSAGES = Counter("attune_stream_messages_total", "Messages sent on chat streams.", ["persona"])
+RESPONSES = Counter("attune_responses_total", "Responses logged, by how they ended.", ["persona", "finish_reason"])
+FEEDBACK = Counter("attune_feedback_total", "Feedback logged, by signal.", ["persona", "signal"])
+ENGINE_SERVING = Gauge("attune_engine_serving", "1 while health answers SERVING, else 0.")
+POLICY_IN_SERVICE = Gauge(
+    "attune_policy_in_service", "Number of the policy with most of the traffic; 0 is the base model.", ["persona"]
+)
+POLICIES_LOADED = Gauge("attune_policies_loaded", "Adapters in the engine now.")
+SWAPS = Counter("attune_swaps_total", "Policies put into the engine, by outcome.", ["persona", "outcome"])
+SWAP_SECONDS = Histogram(
+    "attune_swap_seconds", "From seeing a rollout entry to serving by it.", ["persona"], buckets=_SECONDS
+)
+
+# event log
+EVENT_LOG_DEPTH = Gauge("attune_event_log_depth_records", "Records not yet read by the slowest reader.", ["topic"])
+EVENT_LOG_BYTES = Gauge("attune_event_log_bytes", "Bytes held by records, with what is reserved.")
+EVENT_LOG_OLDEST_AGE = Gauge("attune_event_log_oldest_age_seconds", "Age of the oldest record not yet read.", ["topic"])
+EVENT_LOG_REFUSALS = Counter("attune_event_log_refusals_total", "Reservations refused for want of space.", ["topic"])
+EVENT_LOG_COMMIT_SECONDS = Histogram(
+    "attune_event_log_commit_seconds", "Duration of a group commit, fsync included.", buckets=_SECONDS
+)
+
+# aggregator
+LAKE_LAG = Gauge("attune_lake_lag_records", "Records in the event log that the lake does not hold yet.", ["topic"])
+LAKE_ROWS = Counter("attune_lake_rows_total", "Rows committed to the lake.", ["table"])
+LAKE_REPEATED = Counter("attune_lake_repeated_total", "Records dropped because their event id was seen.", ["table"])
+LAKE_CONFLICTS = Counter("attune_lake_conflicts_total", "Batches dropped because another writer was first.", ["table"])
+LAKE_OFFSET_ALARMS = Counter(
+    "attune_lake_offset_alarms_total", "Times a stored offset lay outside the log's range.", ["topic"]
+)
+DEAD_LETTERS = Counter("attune_dead_letters_total", "Records that could not be read, set aside.", ["topic"])
+DATASETS_BUILT = Counter("attune_datasets_built_total", "Datasets built.", ["persona"])
+DATASET_EXAMPLES = Gauge("attune_dataset_examples", "Examples in the newest dataset.", ["persona", "split", "label"])
+NEW_FEEDBACK = Gauge("attune_new_feedback", "Feedback that came since the newest dataset.", ["persona"])
+
+# trainer
+TRAINING_STATE = Gauge(
+    "attune_training_state", "1 for what the trainer is doing: idle, training, evaluating, publishing.", ["state"]
+)
+TRAINING_STEP = Gauge("attune_training_step", "Optimiser steps done in the running cycle.")
+TRAINING_STEPS = Gauge("attune_training_steps", "Optimiser steps that the running cycle will take.")
+TRAINING_CYCLES = Counter(
+    "attune_training_cycles_total", "Cycles ended: passed, refused, skipped, failed.", ["persona", "outcome"]
+)
+TRAINING_SECONDS = Gauge("attune_training_seconds", "How long the last cycle took.", ["persona"])
+VERDICT_PASSED = Gauge("attune_verdict_passed", "1 when the last verdict let the candidate through.", ["persona"])
+
+# rollout
+ROLLOUT_ENTRIES = Counter("attune_rollout_entries_total", "Rollout entries written, by author.", ["persona", "author"])
+
+# supervisor
+SERVICE_RESTARTS = Counter("attune_service_restarts_total", "Times the supervisor restarted a service.", ["service"])
+
+
+def serve_metrics(host: str, port: int) -> tuple[int, WSGIServer, Thread]:
+    """Serves the page at `http://host:port/metrics` from a thread; port 0 takes a free one.
+
+    Returns the port it listens on, the server (`shutdown()` ends it) and its thread.
+    """
+    server, thread = start_http_server(port, addr=host)
+    return server.server_port, server, thread

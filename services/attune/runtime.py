@@ -1,0 +1,65 @@
+"""What every service process does alike: say where it listens, stop when told, and die with its parent."""
+
+import ctypes
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from attune.errors import Unavailable
+
+_PR_SET_PDEATHSIG = 1
+
+
+def write_endpoints(data: Path, service: str, **ports: int) -> None:
+    """Writes `run/<service>.json`: this process's id and the ports it listens on, atomically."""
+    folder = data / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f".{service}.{os.getpid()}"
+    draft.write_text(json.dumps({"pid": os.getpid(), **ports}))
+    draft.replace(folder / f"{service}.json")
+
+
+def read_endpoints(data: Path, service: str) -> dict[str, int]:
+    """What a running service wrote; raises Unavailable when it has written nothing."""
+    try:
+        endpoints: dict[str, int] = json.loads((data / "run" / f"{service}.json").read_text())
+    except FileNotFoundError:
+        raise Unavailable(f"{service} is not running on {data}; start it with `attune up`") from None
+    return endpoints
+
+
+def clear_endpoints(data: Path, service: str) -> None:
+    """Removes what write_endpoints wrote."""
+    (data / "run" / f"{service}.json").unlink(missing_ok=True)
+
+
+def die_with_parent() -> None:
+    """Asks the kernel to kill this process when the thread that started it ends (Linux only; elsewhere does nothing).
+
+    To be called early: a parent that died before the call is found by its absence.
+    """
+    parent = os.getppid()
+    try:
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+    except (OSError, AttributeError):
+        return
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop_on_signals(then: Callable[[], None] | None = None) -> threading.Event:
+    """An event that SIGTERM and SIGINT set; `then` is called in the handler as well. Main thread only."""
+    stopping = threading.Event()
+
+    def stop(_number: int, _frame: object) -> None:
+        stopping.set()
+        if then is not None:
+            then()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    return stopping

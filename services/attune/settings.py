@@ -1,0 +1,238 @@
+"""Settings: one TOML file, overridden by the environment (`ATTUNE_INFERENCE__GRPC_PORT=50061`).
+
+They are read where a process starts and passed on as plain arguments. An unknown key or a value out of range stops the
+start, with the file or variable, the key and the reason; values are never printed, for some are secrets.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from attune.errors import AttuneError
+
+PREFIX = "ATTUNE_"
+_DEMO = Path(__file__).parent / "rehearsal" / "demo"
+
+
+class SettingsError(AttuneError):
+    """The settings cannot be used."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class InferenceSettings(_Section):
+    """The inference service."""
+
+    host: str = Field("127.0.0.1", description="Address that chat and feedback listen on.")
+    grpc_port: int = Field(50051, ge=0, le=65535, description="Chat and feedback; 0 takes a free port.")
+    health_port: int = Field(
+        50061,
+        ge=0,
+        le=65535,
+        description="Health on its own port, which no flood of chat calls can fill; 0: a free one.",
+    )
+    metrics_port: int = Field(9101, ge=0, le=65535, description="Prometheus page; 0 takes a free port.")
+    max_concurrent_requests: int = Field(256, ge=1, le=65536, description="Chat calls at once; more are refused.")
+    max_message_bytes: int = Field(1 << 20, ge=1 << 12, le=1 << 26, description="Largest gRPC message taken, bytes.")
+    grace_seconds: float = Field(10, ge=0, le=600, description="How long running streams may go on after SIGTERM.")
+    feedback_token_days: float = Field(30, gt=0, le=3650, description="How long a feedback token is good for.")
+
+
+class EngineSettings(_Section):
+    """vLLM."""
+
+    max_model_len: int | None = Field(
+        None, ge=16, description="Longest prompt plus answer, tokens; the model's own if absent."
+    )
+    max_num_seqs: int = Field(64, ge=1, le=4096, description="Responses generated at once.")
+    max_loras: int = Field(
+        4, ge=1, le=64, description="Policies in the engine at once: personas x (incumbent + candidate)."
+    )
+    max_lora_rank: int = Field(16, ge=1, le=512, description="Largest adapter rank.")
+    kv_cache_gib: int = Field(1, ge=1, le=4096, description="KV cache on CPU, GiB.")
+    gpu_memory_utilization: float = Field(0.85, gt=0, lt=1, description="Share of GPU memory that the engine takes.")
+    omp_threads: int = Field(0, ge=0, le=1024, description="Threads of the engine on CPU; 0: half the cores.")
+    enforce_eager: bool = Field(True, description="No compilation: quick start; turn off on GPUs for speed.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+
+
+class EventLogSettings(_Section):
+    """The spool."""
+
+    max_mib: int = Field(512, ge=1, le=1 << 20, description="Space for records and reservations, MiB.")
+    feedback_share: float = Field(0.1, ge=0.01, le=0.5, description="Share of the space kept for feedback.")
+    readers: tuple[str, ...] = Field(("aggregator",), min_length=1, description="Readers that hold back trimming.")
+
+
+class AggregatorSettings(_Section):
+    """Event log to lake to datasets."""
+
+    host: str = "127.0.0.1"
+    metrics_port: int = Field(9102, ge=0, le=65535)
+    poll_seconds: float = Field(0.5, gt=0, le=3600, description="Pause when the event log has nothing new.")
+    batch_records: int = Field(2000, ge=1, le=1_000_000, description="Most records in one commit.")
+    build_feedback: int = Field(1000, ge=1, description="New thumbs of a persona that start a dataset.")
+    window_days: float = Field(30, gt=0, le=3650, description="How far back a dataset reaches.")
+    heldout_share: float = Field(0.2, gt=0, lt=1, description="Share of end users whose feedback is never trained on.")
+
+
+class KtoSettings(_Section):
+    """Kahneman-Tversky optimisation with a likelihood anchor, on a LoRA adapter."""
+
+    learning_rate: float = Field(5e-6, gt=0, le=1)
+    beta: float = Field(0.1, gt=0, le=100, description="How strongly the policy is held to the base.")
+    anchor: float = Field(0.2, ge=0, le=100, description="Weight of the negative log-likelihood of liked responses.")
+    epochs: float = Field(2, gt=0, le=100)
+    batch_size: int = Field(32, ge=2, le=4096, description="Examples in one optimiser step.")
+    lora_rank: int = Field(16, ge=1, le=512)
+    lora_alpha: int = Field(32, ge=1, le=4096)
+    warmup_share: float = Field(0.1, ge=0, lt=1)
+
+
+class GateSettings(_Section):
+    """What a candidate must show before it may serve."""
+
+    min_train: int = Field(50, ge=1, description="Fewest training examples.")
+    min_heldout: int = Field(20, ge=2, description="Fewest held-out examples.")
+    min_share_of_label: float = Field(0.05, ge=0, lt=0.5, description="Least share of either label.")
+    enough_approval: float = Field(
+        0.9, gt=0, le=1, description="Little is left to learn once approval of the serving policy is surely above this."
+    )
+    max_liked_drop_nats: float = Field(
+        0.05, ge=0, description="Largest fall of liked answers' log-probability a token."
+    )
+    max_skill_drop: float = Field(0.03, ge=0, le=1, description="Largest fall of one skill's share of right answers.")
+    max_skills_drop: float = Field(0.01, ge=0, le=1, description="Largest fall over all skills together.")
+    prompts: Path | None = Field(None, description="The operator's own regression prompts, JSON lines.")
+
+
+class TrainerSettings(_Section):
+    """Datasets to policies."""
+
+    host: str = "127.0.0.1"
+    metrics_port: int = Field(9103, ge=0, le=65535)
+    poll_seconds: float = Field(1, gt=0, le=3600)
+    nice: int = Field(10, ge=0, le=19, description="Added niceness, so that chat stays quick on the same machine.")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: half the cores.")
+    seed: int = Field(0, ge=0, lt=2**31)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    mlflow_uri: str | None = Field(None, description="MLflow tracking; absent: mlflow.db in the data folder.")
+    kto: KtoSettings = KtoSettings()
+    gate: GateSettings = GateSettings()
+
+
+class RolloutSettings(_Section):
+    """Verdicts to traffic."""
+
+    host: str = "127.0.0.1"
+    grpc_port: int = Field(50054, ge=0, le=65535)
+    metrics_port: int = Field(9104, ge=0, le=65535)
+    poll_seconds: float = Field(0.5, gt=0, le=3600)
+
+
+class SupervisorSettings(_Section):
+    """`attune up`."""
+
+    restart_backoff_seconds: float = Field(
+        0.5, gt=0, le=60, description="First pause before a restart; doubles to 30 s."
+    )
+    stop_seconds: float = Field(
+        20, gt=0, le=600, description="How long a service may take to stop before it is killed."
+    )
+
+
+class Settings(_Section):
+    """All of it. Relative paths are relative to the folder that attune is started in."""
+
+    data: Path = Field(Path("attune-data"), description="The one folder that everything is kept in.")
+    model: str = Field("demo", description="The base model's folder in transformers' format, or `demo`.")
+    personas: str = Field("demo", description="Folder of <persona>.toml files, or `demo`.")
+    default_persona: str = Field("concierge", description="Who answers when a request names nobody.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    inference: InferenceSettings = InferenceSettings()
+    engine: EngineSettings = EngineSettings()
+    event_log: EventLogSettings = EventLogSettings()
+    aggregator: AggregatorSettings = AggregatorSettings()
+    trainer: TrainerSettings = TrainerSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    supervisor: SupervisorSettings = SupervisorSettings()
+
+    @field_validator("data")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @property
+    def model_folder(self) -> Path:
+        return _DEMO / "model" if self.model == "demo" else Path(self.model).expanduser().absolute()
+
+    @property
+    def personas_folder(self) -> Path:
+        return _DEMO / "personas" if self.personas == "demo" else Path(self.personas).expanduser().absolute()
+
+    @property
+    def mlflow_uri(self) -> str:
+        return self.trainer.mlflow_uri or f"sqlite:///{self.data / 'mlflow.db'}"
+
+
+def load_settings(config: Path | None, environment: dict[str, str] | None = None) -> Settings:
+    """Reads the file (none: defaults) and the environment, which wins.
+
+    Raises SettingsError that names each bad key, where it stands and why.
+    """
+    values: dict[str, Any] = {}
+    if config is not None:
+        try:
+            values = tomllib.loads(config.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(
+                f"{config}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}"
+            ) from None
+        except tomllib.TOMLDecodeError as error:
+            raise SettingsError(f"{config}: not valid TOML: {error}") from None
+    overridden: dict[tuple[str, ...], str] = {}
+    for name, text in (os.environ if environment is None else environment).items():
+        if name.startswith(PREFIX):
+            path = tuple(name.removeprefix(PREFIX).lower().split("__"))
+            _put(values, path, _value(text), name)
+            overridden[path] = name
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_complaint(problem, config, overridden) for problem in error.errors())) from None
+
+
+def _put(values: dict[str, Any], path: tuple[str, ...], value: Any, name: str) -> None:
+    for part in path[:-1]:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise SettingsError(f"environment variable {name}: {part} is not a section")
+    values[path[-1]] = value
+
+
+def _value(text: str) -> Any:
+    """A TOML value where it is one (numbers, booleans, lists, quoted strings), else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _complaint(problem: Any, config: Path | None, overridden: dict[tuple[str, ...], str]) -> str:
+    location = tuple(str(part) for part in problem["loc"])
+    key = ".".join(location)
+    for path, name in overridden.items():
+        if location[: len(path)] == path:
+            return f"environment variable {name}: {key}: {_reason(problem)}"
+    return f"{config or 'defaults'}: {key}: {_reason(problem)}"
+
+
+def _reason(problem: Any) -> str:
+    return (
+        "no such setting" if problem["type"] == "extra_forbidden" else problem["msg"][:1].lower() + problem["msg"][1:]
+    )
