@@ -1,0 +1,59 @@
+# The doors. `make help` lists them.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-$(EXTRA)
+PROTOS := $(wildcard protos/attune/v1/*.proto)
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export HF_HUB_OFFLINE := 1
+export VLLM_NO_USAGE_STATS := 1
+
+.PHONY: demo test check bench proto requirements help
+
+help: ## Say what each target does
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+# Also runs when pyproject.toml or the requirements changed since. uv is put into the environment when the PATH has none.
+$(STAMP): pyproject.toml requirements/$(EXTRA).txt
+	@echo "Setting up $(VENV) for $(EXTRA): about 5 GB on disk, some minutes the first time."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@command -v uv >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	uv pip install --python $(BIN)/python --compile-bytecode --no-deps -r requirements/$(EXTRA).txt
+	uv pip install --python $(BIN)/python --no-deps --editable .
+	@rm -f $(VENV)/.installed-* && touch $@
+
+demo: $(STAMP) ## Watch a small model learn from votes: serve, vote, train, swap, report
+	attune rehearse
+
+test: check ## All checks, then all tests
+	pytest
+
+check: $(STAMP) ## Format, lint, types, floors, generated code
+	ruff format --check services tests bench
+	ruff check services tests bench
+	mypy
+	lint-imports
+	@mkdir -p build/proto && rm -rf build/proto/* && $(call generate,build/proto) \
+		&& diff --recursive --brief --exclude __pycache__ build/proto/attune/v1 services/attune/v1 \
+		|| { echo "services/attune/v1 is not what protos/ generates: run \`make proto\`"; exit 1; }
+
+bench: $(STAMP) ## Measure serving beside bare vLLM and vLLM's own server
+	python bench/serving.py
+
+proto: $(STAMP) ## Generate services/attune/v1 from protos/
+	find services/attune/v1 -name '*_pb2*' -delete
+	$(call generate,services)
+
+requirements: $(STAMP) ## Pin every package again, from pyproject.toml
+	for extra in cpu gpu; do \
+		uv pip compile pyproject.toml --quiet --extra $$extra --group dev --python-version 3.11 \
+			--no-emit-index-url --no-header --output-file requirements/$$extra.txt || exit 1; \
+	done
+
+generate = python -m grpc_tools.protoc --proto_path=protos --python_out=$(1) --grpc_python_out=$(1) \
+	--mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
