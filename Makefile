@@ -56,4 +56,4 @@ requirements: $(STAMP) ## Pin every package again, from pyproject.toml
 	done
 
 generate = python -m grpc_tools.protoc --proto_path=protos --python_out=$(1) --grpc_python_out=$(1) \
-	--mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
+	--mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS) && touch $(1)/attune/v1/__init__.py
