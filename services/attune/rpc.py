@@ -1,0 +1,201 @@
+"""The gRPC border: one server set-up, and the one place where errors become statuses."""
+
+import asyncio
+import inspect
+import logging
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection
+
+from attune import metrics
+from attune.errors import (
+    AttuneError,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidInput,
+    ResourceExhausted,
+    Unavailable,
+    status_of,
+)
+
+logger = logging.getLogger(__name__)
+
+# gRPC turns details above 16 KiB into RESOURCE_EXHAUSTED; sentences are short by far.
+_MAX_DETAILS_CHARACTERS = 500
+
+# The core ends a call at its deadline by a clock that is not quite the interpreter's.
+_DEADLINE_SLACK_SECONDS = 0.05
+
+_Behaviour = Callable[[Any, Any], Any]
+
+
+def build_server(*, max_message_bytes: int, max_streams_per_connection: int = 1024) -> grpc.aio.Server:
+    """A server that finds dead clients, refuses large messages and answers every error by errors.STATUS.
+
+    Must be called in a running event loop. Two servers never share a port.
+    """
+    return grpc.aio.server(
+        interceptors=[_Border()],
+        options=[
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_concurrent_streams", max_streams_per_connection),
+            ("grpc.so_reuseport", 0),
+            # A half-open connection is found within 30 s; clients may ping every 10 s, also without a call.
+            ("grpc.keepalive_time_ms", 20_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ],
+    )
+
+
+def bind(server: grpc.aio.Server, host: str, port: int) -> int:
+    """The port that it will listen on (0 takes a free one); raises FailedPrecondition when it is taken."""
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        bound: int = server.add_insecure_port(address)
+    except RuntimeError:
+        bound = 0
+    if not bound:
+        raise FailedPrecondition(f"cannot listen on {address}: is another server there?")
+    return bound
+
+
+def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
+    """Lets grpcurl and the like list the services and their messages."""
+    reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), server)
+
+
+class _Malformed:
+    """Stands for bytes that are no message, until the handler can refuse them."""
+
+
+class _Border(grpc.aio.ServerInterceptor):
+    """Wraps deserialiser and handler of every method.
+
+    AttuneError becomes its status; malformed bytes INVALID_ARGUMENT; anything else INTERNAL, without its text. A
+    cancellation that did not come from the caller becomes UNAVAILABLE: escaping, it would leave the caller waiting
+    for its deadline.
+    """
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        handler: Any = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method.removeprefix("/")
+        kinds = (
+            "stream" if handler.request_streaming else "unary",
+            "stream" if handler.response_streaming else "unary",
+        )
+        behaviour = getattr(handler, "_".join(kinds))
+        wrap = getattr(grpc, f"{'_'.join(kinds)}_rpc_method_handler")
+        wrapped: grpc.RpcMethodHandler[Any, Any] = wrap(
+            _guard(behaviour, method, request_streaming=handler.request_streaming),
+            request_deserializer=_tolerant(handler.request_deserializer),
+            response_serializer=handler.response_serializer,
+        )
+        return wrapped
+
+
+def _tolerant(deserialise: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def read(data: bytes) -> Any:
+        try:
+            return deserialise(data)
+        except Exception:  # noqa: BLE001 - protobuf's DecodeError and UnicodeDecodeError have no common base
+            return _Malformed()
+
+    return read
+
+
+def _guard(behaviour: _Behaviour, method: str, *, request_streaming: bool) -> _Behaviour:
+    async def call(request: Any, context: Any) -> Any:
+        status = "OK"
+        try:
+            outcome = behaviour(_checked_stream(request) if request_streaming else _checked(request), context)
+            if not inspect.isasyncgen(outcome):
+                return await outcome
+            async for message in outcome:
+                await context.write(message)
+            return None
+        except grpc.aio.AbortError:
+            status = getattr(context.code(), "name", "UNKNOWN")
+            raise
+        except AttuneError as error:
+            status = status_of(error).grpc
+            await _abort(context, error)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                status = _status_of_gone(context)
+                raise
+            status = "UNAVAILABLE"
+            await _abort(context, Unavailable("the call was ended by the server"))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a status
+            if context.done():
+                # Writing to a caller that has just gone.
+                status = _status_of_gone(context)
+                return None
+            status = "INTERNAL"
+            logger.error(  # without the exception's own text: it may hold what callers sent
+                "call failed",
+                extra={
+                    "method": method,
+                    "error": type(error).__name__,
+                    "trace": "".join(traceback.format_tb(error.__traceback__)),
+                },
+            )
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+        finally:
+            metrics.REQUESTS.labels(method, status).inc()
+
+    return call
+
+
+def _checked(request: Any) -> Any:
+    if isinstance(request, _Malformed):
+        raise InvalidInput("the request's bytes are not a message of this method")
+    return request
+
+
+async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _checked(request)
+
+
+def _status_of_gone(context: Any) -> str:
+    """What a caller that waits no longer has seen."""
+    remaining = context.time_remaining()
+    return "DEADLINE_EXCEEDED" if remaining is not None and remaining < _DEADLINE_SLACK_SECONDS else "CANCELLED"
+
+
+async def _abort(context: Any, error: AttuneError) -> None:
+    name = status_of(error).grpc
+    code = grpc.StatusCode[name]
+    sentence = error.message[:_MAX_DETAILS_CHARACTERS]
+    details = status_pb2.Status(code=code.value[0], message=sentence)
+    _pack(details, error_details_pb2.ErrorInfo(reason=name, domain="attune"))
+    if isinstance(error, InvalidInput) and error.field:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=sentence)
+        _pack(details, error_details_pb2.BadRequest(field_violations=[violation]))
+    if isinstance(error, ResourceExhausted):
+        quota = error_details_pb2.QuotaFailure.Violation(subject=error.field or "server", description=sentence)
+        _pack(details, error_details_pb2.QuotaFailure(violations=[quota]))
+    if error.retry_after_seconds is not None and not isinstance(error, DeadlineExceeded):
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(error.retry_after_seconds * 1000))
+        _pack(details, error_details_pb2.RetryInfo(retry_delay=delay))
+    await context.abort(code, sentence, (("grpc-status-details-bin", details.SerializeToString()),))
+
+
+def _pack(details: Any, message: Any) -> None:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    details.details.append(packed)
