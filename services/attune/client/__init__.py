@@ -1,0 +1,23 @@
+"""The Python SDK.
+
+from attune.client import Client
+
+    with Client("127.0.0.1:50051") as client:
+        answer = client.chat("What is the capital of France?", persona="concierge")
+        print(answer.text)
+        answer.up()
+"""
+
+from attune.client.chat import AsyncClient, AsyncStream, Client, SamplingFields, Stream
+from attune.client.response import AsyncResponse, Response, Usage
+
+__all__ = [
+    "AsyncClient",
+    "AsyncResponse",
+    "AsyncStream",
+    "Client",
+    "Response",
+    "SamplingFields",
+    "Stream",
+    "Usage",
+]

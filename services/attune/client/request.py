@@ -1,0 +1,78 @@
+"""From what an application says to the message on the wire."""
+
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
+from attune.errors import InvalidInput
+from attune.v1 import chat_pb2, event_pb2, feedback_pb2
+
+ROLES: "dict[str, event_pb2.Role.ValueType]" = {
+    "system": event_pb2.ROLE_SYSTEM,
+    "user": event_pb2.ROLE_USER,
+    "assistant": event_pb2.ROLE_ASSISTANT,
+    "tool": event_pb2.ROLE_TOOL,
+}
+
+Messages = str | Sequence[Mapping[str, str]]
+"""One user message, or the conversation so far as `{"role": ..., "content": ...}`, the last one the user's."""
+
+
+class SamplingFields(TypedDict, total=False):
+    """How tokens are drawn; what is absent is the persona's default. Ranges are checked by the server."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    presence_penalty: float
+    frequency_penalty: float
+    max_tokens: int
+    seed: int
+    stop: Sequence[str]
+
+
+class RequestFields(SamplingFields, total=False):
+    """Everything that a chat call takes beside the messages."""
+
+    persona: str
+    conversation_id: str
+    end_user_id: str
+    client_request_id: str
+    metadata: Mapping[str, str]
+    may_store: bool
+    may_train: bool
+
+
+def chat_request(messages: Messages, fields: RequestFields) -> chat_pb2.ChatRequest:
+    """Raises InvalidInput for what does not fit into a message at all; the server judges the rest."""
+    given = dict(fields)
+    consent = event_pb2.Consent(store=given.pop("may_store", None), train=given.pop("may_train", None))  # type: ignore[arg-type]
+    sampling = {name: given.pop(name) for name in SamplingFields.__annotations__ if name in given}
+    turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+    try:
+        return chat_pb2.ChatRequest(
+            messages=[event_pb2.Message(role=_role(turn["role"]), content=turn["content"]) for turn in turns],
+            sampling=event_pb2.Sampling(**sampling),  # type: ignore[arg-type]
+            consent=consent,
+            **given,  # type: ignore[arg-type]
+        )
+    except KeyError as error:
+        raise InvalidInput(f"a message has no {error.args[0]}", field="messages") from None
+    except (TypeError, ValueError, UnicodeError) as error:
+        raise InvalidInput(f"the request does not fit: {error}") from None
+
+
+def thumb_request(
+    feedback_token: str, thumb: "event_pb2.Thumb.ValueType", comment: str, retracted: bool = False
+) -> feedback_pb2.SubmitFeedbackRequest:
+    """Raises InvalidInput for a response that came without a token: its consent to be stored was denied."""
+    if not feedback_token:
+        raise InvalidInput("this response takes no feedback: it was not stored", field="feedback_token")
+    return feedback_pb2.SubmitFeedbackRequest(
+        feedback_token=feedback_token, thumb=thumb, comment=comment, retracted=retracted
+    )
+
+
+def _role(name: str) -> "event_pb2.Role.ValueType":
+    if name not in ROLES:
+        raise InvalidInput(f"a message's role is one of {', '.join(ROLES)}", field="messages")
+    return ROLES[name]
