@@ -87,5 +87,5 @@ INTERNAL = Status("INTERNAL", 500)
 
 
 def status_of(error: Exception) -> Status:
-    """The status for an error; whatever is not in the table is internal, and its text is not for callers."""
-    return STATUS.get(type(error), INTERNAL) if isinstance(error, AttuneError) else INTERNAL
+    """The status for an error, by its nearest class; what is not in the table is internal, and not for callers."""
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), INTERNAL)

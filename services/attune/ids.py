@@ -1,12 +1,12 @@
 """Ids, and the signatures that make them checkable by any replica without a look-up."""
 
 import base64
-import binascii
 import hashlib
 import hmac
 import re
 from collections.abc import Mapping
 
+from google.protobuf.message import DecodeError
 from uuid6 import uuid7
 
 from attune.errors import InvalidInput, NotFound, PermissionDenied
@@ -65,10 +65,8 @@ def read_feedback_token(token: str, keys: Mapping[str, bytes], now_unix_seconds:
     try:
         payload, signature = _decode(payload_text), _decode(signature_text)
         handle = feedback_pb2.FeedbackHandle.FromString(payload)
-    except (binascii.Error, ValueError):
+    except (ValueError, DecodeError):
         raise forged from None
-    except Exception as error:  # protobuf's DecodeError has no stable base class
-        raise forged from error
     key = keys.get(handle.key_id)
     canonical = _encode(signature) == signature_text and _encode(payload) == payload_text
     if key is None or not canonical or not hmac.compare_digest(signature, hmac.digest(key, payload, "sha256")):

@@ -86,6 +86,11 @@ def _secret(file: Path) -> bytes:
         with contextlib.suppress(FileExistsError):
             os.link(draft, file)
         draft.unlink()
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     secret = file.read_bytes()
     if len(secret) != _SECRET_BYTES:
         raise DataLoss(f"{file} holds {len(secret)} bytes; a key has {_SECRET_BYTES}")

@@ -67,9 +67,6 @@ VERDICT_PASSED = Gauge("attune_verdict_passed", "1 when the last verdict let the
 # rollout
 ROLLOUT_ENTRIES = Counter("attune_rollout_entries_total", "Rollout entries written, by author.", ["persona", "author"])
 
-# supervisor
-SERVICE_RESTARTS = Counter("attune_service_restarts_total", "Times the supervisor restarted a service.", ["service"])
-
 
 def serve_metrics(host: str, port: int) -> tuple[int, WSGIServer, Thread]:
     """Serves the page at `http://host:port/metrics` from a thread; port 0 takes a free one.

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import select
 import signal
 import threading
 from collections.abc import Callable
@@ -26,7 +27,7 @@ def read_endpoints(data: Path, service: str) -> dict[str, int]:
     """What a running service wrote; raises Unavailable when it has written nothing."""
     try:
         endpoints: dict[str, int] = json.loads((data / "run" / f"{service}.json").read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, json.JSONDecodeError):
         raise Unavailable(f"{service} is not running on {data}; start it with `attune up`") from None
     return endpoints
 
@@ -39,7 +40,7 @@ def clear_endpoints(data: Path, service: str) -> None:
 def die_with_parent() -> None:
     """Asks the kernel to kill this process when the thread that started it ends (Linux only; elsewhere does nothing).
 
-    To be called early: a parent that died before the call is found by its absence.
+    A parent that died before the call is not noticed: `attune up` makes the same call between fork and exec.
     """
     parent = os.getppid()
     try:
@@ -51,9 +52,38 @@ def die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class SignalEvent(threading.Event):
+    """An event that a signal handler may set.
+
+    threading.Event takes a lock to be set: a handler that runs while its own thread is inside `wait` deadlocks. This
+    one writes to a pipe. It cannot be cleared.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._happened = False
+        self._reader, self._writer = os.pipe()
+
+    def is_set(self) -> bool:
+        return self._happened
+
+    def set(self) -> None:
+        if not self._happened:
+            self._happened = True
+            os.write(self._writer, b".")
+
+    def clear(self) -> None:
+        raise NotImplementedError("a stop is for good")
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self._happened:
+            select.select([self._reader], [], [], None if timeout is None else max(timeout, 0))
+        return self._happened
+
+
 def stop_on_signals(then: Callable[[], None] | None = None) -> threading.Event:
     """An event that SIGTERM and SIGINT set; `then` is called in the handler as well. Main thread only."""
-    stopping = threading.Event()
+    stopping = SignalEvent()
 
     def stop(_number: int, _frame: object) -> None:
         stopping.set()

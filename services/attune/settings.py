@@ -135,6 +135,12 @@ class SupervisorSettings(_Section):
     restart_backoff_seconds: float = Field(
         0.5, gt=0, le=60, description="First pause before a restart; doubles to 30 s."
     )
+    start_seconds: float = Field(
+        300, gt=0, le=3600, description="How long a service may take to be ready before it is started anew."
+    )
+    silent_seconds: float = Field(
+        30, gt=0, le=3600, description="A service that has not been well for so long is killed and started anew."
+    )
     stop_seconds: float = Field(
         20, gt=0, le=600, description="How long a service may take to stop before it is killed."
     )
@@ -143,7 +149,9 @@ class SupervisorSettings(_Section):
 class Settings(_Section):
     """All of it. Relative paths are relative to the folder that attune is started in."""
 
-    data: Path = Field(Path("attune-data"), description="The one folder that everything is kept in.")
+    data: Path = Field(
+        Path("attune-data"), validate_default=True, description="The one folder that everything is kept in."
+    )
     model: str = Field("demo", description="The base model's folder in transformers' format, or `demo`.")
     personas: str = Field("demo", description="Folder of <persona>.toml files, or `demo`.")
     default_persona: str = Field("concierge", description="Who answers when a request names nobody.")
@@ -210,7 +218,9 @@ def _put(values: dict[str, Any], path: tuple[str, ...], value: Any, name: str) -
 
 
 def _value(text: str) -> Any:
-    """A TOML value where it is one (numbers, booleans, lists, quoted strings), else the text itself."""
+    """A TOML list or quoted string where it begins like one, else the text itself, which the setting's type reads."""
+    if not text.startswith(("[", '"', "'")):
+        return text
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
