@@ -1,0 +1,508 @@
+"""The event log in one SQLite file: the local spool, and the whole event log of a one-machine set-up.
+
+    events.sqlite          WAL, synchronous=FULL; made under another name and renamed, so that it is whole or absent
+    writer.lock            flock: one process appends
+    positions/<reader>     JSON, replaced atomically; what each reader needs no longer
+
+Only the writer's process writes to the database: readers open it read-only and keep their positions in files of their
+own. So a reader that is frozen half-way through a commit cannot hold the write lock against chat, and no two processes
+ever checkpoint the WAL at once.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+from attune import metrics
+from attune.errors import AttuneError, DataLoss, InvalidInput, NotFound, ResourceExhausted, Unavailable
+from attune.eventlog.lock import WriterLock
+from attune.eventlog.log import TOPICS, Depth, Range, Record, Reservation
+from attune.eventlog.positions import read_positions, sync, write_positions
+from attune.eventlog.space import RECORD_OVERHEAD_BYTES, Space, SpaceReservation, record_bytes
+from attune.ids import check_name
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = "1"
+_DATABASE = "events.sqlite"
+_BUSY_SECONDS = 5.0
+_RETRY_AFTER_SECONDS = 1.0
+_TICK_SECONDS = 0.2
+_GROUP_RECORDS = 4096
+_GROUP_BYTES = 16 << 20
+_TRIM_RECORDS = 1000
+_VACUUM_PAGES = 512
+_FREE_PAGES_KEPT = 2048
+# A record is written to the WAL and then to the database; beside that the WAL itself has to fit.
+_DISK_COPIES = 2
+_DISK_MARGIN_BYTES = 16 << 20
+_WAL_LIMIT_BYTES = 64 << 20
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE partitions (
+    topic TEXT NOT NULL, partition INTEGER NOT NULL, next_offset INTEGER NOT NULL, PRIMARY KEY (topic, partition)
+) WITHOUT ROWID;
+CREATE TABLE records (
+    topic TEXT NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL,
+    appended_unix_ms INTEGER NOT NULL, key BLOB NOT NULL, payload BLOB NOT NULL,
+    PRIMARY KEY (topic, partition, offset)
+);
+"""
+
+
+class SqliteLogReader:
+    """The reading side, for any number of processes. Thread-safe.
+
+    Raises NotFound while no log is there, DataLoss when the file is not a sound one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        file = folder / _DATABASE
+        if not file.exists():
+            raise NotFound(f"no event log in {folder} yet")
+        self._lock = threading.Lock()
+        with _reported(folder):
+            self._connection = _connect(file, "ro")
+            self._log_id = _read_log_id(self._connection, folder)
+
+    @property
+    def log_id(self) -> str:
+        return self._log_id
+
+    def partitions(self, topic: str) -> Sequence[int]:
+        return [
+            row[0]
+            for row in self._rows("SELECT partition FROM partitions WHERE topic = ? ORDER BY partition", (topic,))
+        ]
+
+    def range(self, topic: str, partition: int) -> Range:
+        rows = self._rows(
+            "SELECT next_offset, (SELECT min(r.offset) FROM records r WHERE r.topic = p.topic"
+            " AND r.partition = p.partition) FROM partitions p WHERE topic = ? AND partition = ?",
+            (topic, partition),
+        )
+        if not rows:
+            raise NotFound(f"the event log has no topic {topic} with a partition {partition}")
+        next_offset, first = rows[0]
+        return Range(next_offset if first is None else first, next_offset)
+
+    def read(self, topic: str, partition: int, offset: int, limit_records: int, limit_bytes: int) -> list[Record]:
+        records: list[Record] = []
+        taken_bytes = 0
+        with self._lock, _reported(self._folder), contextlib.closing(self._connection.cursor()) as cursor:
+            cursor.execute(
+                "SELECT offset, key, payload FROM records WHERE topic = ? AND partition = ? AND offset >= ?"
+                " ORDER BY offset LIMIT ?",
+                (topic, partition, offset, limit_records),
+            )
+            for at, key, payload in cursor:
+                taken_bytes += len(key) + len(payload)
+                if records and taken_bytes > limit_bytes:
+                    break
+                records.append(Record(topic, partition, at, key, payload))
+        return records
+
+    def commit(self, reader: str, positions: Mapping[tuple[str, int], int]) -> None:
+        for (topic, partition), offset in positions.items():
+            if not 0 <= offset <= (end := self.range(topic, partition).next):
+                raise InvalidInput(f"position {offset} of {topic}/{partition} is outside 0 to {end}")
+        write_positions(self._folder, reader, self._log_id, {**self.positions(reader), **positions})
+
+    def positions(self, reader: str) -> dict[tuple[str, int], int]:
+        return read_positions(self._folder, reader, self._log_id)
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def _rows(self, query: str, arguments: tuple[object, ...]) -> list[tuple[int, ...]]:
+        with self._lock, _reported(self._folder):
+            return self._connection.execute(query, arguments).fetchall()
+
+
+class SqliteLog:
+    """The appending side (and a reader): one process at a time, enforced by a lock.
+
+    One thread does all writing. It takes everything that waits, writes it in one transaction with one fsync, and only
+    then resolves the futures; the slower the disk, the larger the groups. Between groups it trims what every configured
+    reader has behind it.
+
+    Raises FailedPrecondition when another process appends to this log, DataLoss when the file is not a sound one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_bytes: int,
+        readers: Sequence[str],
+        feedback_share: float,
+        topics: Sequence[str] = TOPICS,
+    ) -> None:
+        self._folder = folder
+        self._readers = tuple(check_name(reader, "reader") for reader in readers)
+        self._space = Space(max_bytes, feedback_share)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer_lock = WriterLock(folder)
+        try:
+            _create(folder)
+            self._reader = SqliteLogReader(folder)
+            with _reported(folder):
+                self._writer: sqlite3.Connection | None = _open_writer(folder, topics)
+                self._next = _next_offsets(self._writer)
+                held = self._writer.execute(
+                    "SELECT coalesce(sum(length(key) + length(payload) + ?), 0) FROM records", (RECORD_OVERHEAD_BYTES,)
+                ).fetchone()[0]
+        except BaseException:
+            self._writer_lock.release()
+            raise
+        self._space.hold(held)
+        self._queue: queue.SimpleQueue[_Append | None] = queue.SimpleQueue()
+        self._gate = threading.Lock()
+        self._closed = False
+        self._fault: AttuneError | None = None
+        self._thread = threading.Thread(target=self._run, name="event-log-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def log_id(self) -> str:
+        return self._reader.log_id
+
+    def partitions(self, topic: str) -> Sequence[int]:
+        return self._reader.partitions(topic)
+
+    def range(self, topic: str, partition: int) -> Range:
+        return self._reader.range(topic, partition)
+
+    def read(self, topic: str, partition: int, offset: int, limit_records: int, limit_bytes: int) -> list[Record]:
+        return self._reader.read(topic, partition, offset, limit_records, limit_bytes)
+
+    def commit(self, reader: str, positions: Mapping[tuple[str, int], int]) -> None:
+        self._reader.commit(reader, positions)
+
+    def positions(self, reader: str) -> dict[tuple[str, int], int]:
+        return self._reader.positions(reader)
+
+    def reserve(self, nbytes: int, topic: str) -> SpaceReservation:
+        """Looks at the disk as well: what was promised must still fit when others fill it."""
+        try:
+            if self._fault is not None:
+                raise self._fault
+            self._check_disk(nbytes)
+            return self._space.reserve(nbytes + RECORD_OVERHEAD_BYTES, topic)
+        except AttuneError:
+            metrics.EVENT_LOG_REFUSALS.labels(topic).inc()
+            raise
+
+    def append(self, topic: str, key: bytes, payload: bytes, reservation: Reservation | None = None) -> "Future[int]":
+        if topic not in self._next:
+            raise NotFound(f"the event log has no topic {topic}")
+        size = record_bytes(key, payload)
+        owned = reservation is None
+        if reservation is None:
+            reservation = self.reserve(len(key) + len(payload), topic)
+        elif not isinstance(reservation, SpaceReservation):
+            raise InvalidInput("the reservation is of another event log")
+        self._space.grow(reservation, size)
+        append = _Append(topic, key, payload, size, reservation, owned, Future())
+        with self._gate:
+            if self._closed:
+                raise Unavailable("the event log is closed")
+            self._queue.put(append)
+        return append.future
+
+    def depth(self) -> dict[str, Depth]:
+        now = time.time()
+        depths = {}
+        for topic, next_offset in self._next.items():
+            position = self._trimmable(topic)
+            rows = self._reader._rows(
+                "SELECT appended_unix_ms FROM records WHERE topic = ? AND partition = 0 AND offset >= ?"
+                " ORDER BY offset LIMIT 1",
+                (topic, position),
+            )
+            oldest_age_seconds = max(0.0, now - rows[0][0] / 1000) if rows else 0.0
+            depths[topic] = Depth(max(0, next_offset - position), oldest_age_seconds)
+        return depths
+
+    def close(self) -> None:
+        """Writes what was appended before, then lets go of the log; a second call does nothing."""
+        with self._gate:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
+        self._thread.join()
+        self._reader.close()
+        self._writer_lock.release()
+
+    def _run(self) -> None:
+        next_tick = time.monotonic()
+        try:
+            while True:
+                group, last = self._take_group(max(0.0, next_tick - time.monotonic()))
+                if group:
+                    self._write(group)
+                if last:
+                    return
+                if time.monotonic() >= next_tick:
+                    self._tick()
+                    next_tick = time.monotonic() + _TICK_SECONDS
+        finally:
+            with self._gate:
+                self._closed = True
+            self._fail_waiting()
+            if self._writer is not None:
+                self._writer.close()
+
+    def _take_group(self, wait_seconds: float) -> tuple[list["_Append"], bool]:
+        """Everything that waits, up to a bound, and whether the log was closed behind it."""
+        group: list[_Append] = []
+        group_bytes = 0
+        with contextlib.suppress(queue.Empty):
+            append = self._queue.get(timeout=wait_seconds) if wait_seconds else self._queue.get_nowait()
+            while True:
+                if append is None:
+                    return group, True
+                if append.take_up():
+                    group.append(append)
+                    group_bytes += append.size
+                if len(group) >= _GROUP_RECORDS or group_bytes >= _GROUP_BYTES:
+                    break
+                append = self._queue.get_nowait()
+        return group, False
+
+    def _write(self, group: list["_Append"]) -> None:
+        next_offsets = dict(self._next)
+        rows = []
+        now_unix_ms = int(time.time() * 1000)
+        for append in group:
+            append.offset = next_offsets[append.topic]
+            next_offsets[append.topic] += 1
+            rows.append((append.topic, append.offset, now_unix_ms, append.key, append.payload))
+        try:
+            with metrics.EVENT_LOG_COMMIT_SECONDS.time(), self._transaction() as writer:
+                writer.executemany("INSERT INTO records VALUES (?, 0, ?, ?, ?, ?)", rows)
+                writer.executemany(
+                    "UPDATE partitions SET next_offset = ? WHERE topic = ? AND partition = 0",
+                    [(offset, topic) for topic, offset in next_offsets.items()],
+                )
+        except AttuneError as fault:
+            for append in group:
+                append.fail(fault)
+            return
+        self._next = next_offsets
+        for append in group:
+            self._space.settle(append.reservation, append.size)
+            append.future.set_result(append.offset)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """A transaction of the writer's; when it fails the log refuses reservations until one succeeds.
+
+        After a failure the connection is thrown away and opened anew: what the file holds decides, not memory.
+        """
+        try:
+            with _reported(self._folder):
+                if self._writer is None:
+                    self._writer = _open_writer(self._folder, tuple(self._next))
+                    self._next = _next_offsets(self._writer)
+                self._writer.execute("BEGIN IMMEDIATE")
+                yield self._writer
+                self._writer.execute("COMMIT")
+        except AttuneError as fault:
+            if self._fault is None:
+                logger.error("event log cannot be written", extra={"reason": fault.message})
+            self._fault = fault
+            if self._writer is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    self._writer.close()
+                self._writer = None
+            raise
+        if self._fault is not None:
+            logger.info("event log can be written again")
+            self._fault = None
+
+    def _tick(self) -> None:
+        with contextlib.suppress(AttuneError):
+            if self._fault is not None:
+                with self._transaction() as writer:
+                    writer.execute("UPDATE meta SET value = value + 1 WHERE name = 'probes'")
+            for topic in self._next:
+                self._trim(topic)
+            self._give_back_pages()
+        with contextlib.suppress(AttuneError):
+            metrics.EVENT_LOG_BYTES.set(self._space.used_bytes)
+            for topic, depth in self.depth().items():
+                metrics.EVENT_LOG_DEPTH.labels(topic).set(depth.records)
+                metrics.EVENT_LOG_OLDEST_AGE.labels(topic).set(depth.oldest_age_seconds)
+
+    def _trim(self, topic: str) -> None:
+        """Deletes what every configured reader has behind it, a small step at a time while nobody waits."""
+        end = self._trimmable(topic)
+        first = self.range(topic, 0).first
+        while first < end:
+            step = min(first + _TRIM_RECORDS, end)
+            bounds = (topic, step)
+            with self._transaction() as writer:
+                freed = writer.execute(
+                    "SELECT coalesce(sum(length(key) + length(payload) + ?), 0) FROM records"
+                    " WHERE topic = ? AND partition = 0 AND offset < ?",
+                    (RECORD_OVERHEAD_BYTES, *bounds),
+                ).fetchone()[0]
+                writer.execute("DELETE FROM records WHERE topic = ? AND partition = 0 AND offset < ?", bounds)
+            self._space.hold(-freed)
+            first = step
+            if not self._queue.empty():
+                return
+
+    def _trimmable(self, topic: str) -> int:
+        """The first offset that some configured reader still needs."""
+        return min((self.positions(reader).get((topic, 0), 0) for reader in self._readers), default=0)
+
+    def _give_back_pages(self) -> None:
+        """Free pages are used again by later records; only a large surplus goes back to the disk."""
+        if self._writer is None or not self._queue.empty():
+            return
+        with _reported(self._folder):
+            if self._writer.execute("PRAGMA freelist_count").fetchone()[0] > _FREE_PAGES_KEPT:
+                self._writer.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+
+    def _check_disk(self, nbytes: int) -> None:
+        disk = os.statvfs(self._folder)
+        if disk.f_flag & os.ST_RDONLY:
+            raise Unavailable("the event log's disk is read-only", retry_after_seconds=_RETRY_AFTER_SECONDS)
+        needed = _DISK_COPIES * (self._space.promised_bytes + nbytes) + _DISK_MARGIN_BYTES
+        if disk.f_bavail * disk.f_frsize < needed:
+            raise ResourceExhausted(
+                f"the event log's disk is full: {disk.f_bavail * disk.f_frsize} bytes free, {needed} needed",
+                retry_after_seconds=_RETRY_AFTER_SECONDS,
+            )
+
+    def _fail_waiting(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                append = self._queue.get_nowait()
+                if append is not None and append.take_up():
+                    append.fail(Unavailable("the event log is closed"))
+
+
+@dataclass
+class _Append:
+    """A record on its way to the disk."""
+
+    topic: str
+    key: bytes
+    payload: bytes
+    size: int
+    reservation: SpaceReservation
+    owned: bool
+    future: "Future[int]"
+    offset: int = -1
+
+    def take_up(self) -> bool:
+        """False when the caller has given up meanwhile; afterwards it cannot any more."""
+        if self.future.set_running_or_notify_cancel():
+            return True
+        self._let_go()
+        return False
+
+    def fail(self, fault: AttuneError) -> None:
+        self._let_go()
+        self.future.set_exception(fault)
+
+    def _let_go(self) -> None:
+        """The caller's reservation stays the caller's; one that was made on the way is given back."""
+        if self.owned:
+            self.reservation.release()
+
+
+@contextlib.contextmanager
+def _reported(folder: Path) -> Iterator[None]:
+    """Turns SQLite's errors into ours: DataLoss for a damaged file, Unavailable for everything that may pass."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", None)
+        if code is not None and code & 0xFF in _DAMAGED:
+            raise DataLoss(f"the event log in {folder} is damaged: {error}") from error
+        raise Unavailable(
+            f"the event log cannot be used now: {error}", retry_after_seconds=_RETRY_AFTER_SECONDS
+        ) from error
+
+
+def _create(folder: Path) -> None:
+    """Makes the file if there is none; a crash on the way leaves a draft that the next start replaces."""
+    file = folder / _DATABASE
+    if file.exists():
+        return
+    draft = folder / f"{_DATABASE}.draft"
+    for leftover in folder.glob(f"{_DATABASE}.draft*"):
+        leftover.unlink()
+    with _reported(folder), contextlib.closing(_connect(draft, "rwc")) as connection:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.executescript(_SCHEMA)
+        connection.executemany(
+            "INSERT INTO meta VALUES (?, ?)",
+            [("format", _FORMAT), ("log_id", secrets.token_hex(8)), ("probes", "0")],
+        )
+    sync(draft)
+    draft.rename(file)
+    sync(folder)
+    sync(folder.parent)
+
+
+def _open_writer(folder: Path, topics: Iterable[str]) -> sqlite3.Connection:
+    connection = _connect(folder / _DATABASE, "rw")
+    try:
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            f"journal_size_limit = {_WAL_LIMIT_BYTES}",
+            "temp_store = MEMORY",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+        _read_log_id(connection, folder)
+        findings = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if findings != "ok":
+            raise DataLoss(f"the event log in {folder} is damaged: {findings}")
+        connection.executemany("INSERT OR IGNORE INTO partitions VALUES (?, 0, 0)", [(topic,) for topic in topics])
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _next_offsets(writer: sqlite3.Connection) -> dict[str, int]:
+    return dict(writer.execute("SELECT topic, next_offset FROM partitions WHERE partition = 0").fetchall())
+
+
+def _connect(file: Path, mode: str) -> sqlite3.Connection:
+    """Autocommit: a transaction is begun where one is meant, and a read ends with its cursor."""
+    return sqlite3.connect(
+        f"{file.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=_BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+
+
+def _read_log_id(connection: sqlite3.Connection, folder: Path) -> str:
+    meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+    if meta.get("format") != _FORMAT or not meta.get("log_id"):
+        raise DataLoss(f"the event log in {folder} has format {meta.get('format')}; this version reads {_FORMAT}")
+    log_id: str = meta["log_id"]
+    return log_id

@@ -1,0 +1,12 @@
+"""Waiting for something to become true, with a deadline."""
+
+import time
+from collections.abc import Callable
+
+
+def eventually(holds: Callable[[], object], seconds: float = 10) -> None:
+    """Returns once it holds; fails when it does not before the deadline."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "did not become true in time"
+        time.sleep(0.01)
