@@ -1,0 +1,256 @@
+"""Makes the demo model from templates: tokenizer, training, held-out items.
+
+Also runs as `python -m attune.rehearsal.demo.build`.
+
+The same seed gives the same dialogues, the same order and the same number of steps; the clock decides nothing.
+"""
+
+import argparse
+import json
+import math
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from attune.rehearsal.demo.dialogues import SCORED_SKILLS, Turn, heldout_items, training_dialogue
+from attune.rehearsal.demo.items import ERRANDS_SKILL, HELDOUT, MODEL, REGRESSION, save_items
+
+Progress = Callable[[str], None]
+
+DEFAULT_SEED = 1
+DEFAULT_SECONDS = 270.0
+ITEMS_PER_SKILL = 250
+HELDOUT_ERRANDS = 160
+
+# What one step takes on two cores, start and evaluation aside; it turns the asked seconds into a number of steps.
+_SECONDS_PER_STEP = 0.195
+_BATCH_DIALOGUES = 24
+_CONTEXT_TOKENS = 1024
+_VOCABULARY = 1536
+_LEARNING_RATE = 2.5e-3
+_WARM_UP_STEPS = 60
+_PAD, _START, _END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+_IGNORED = -100
+
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def _train_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of its own; digits stay single, so that sums can be learnt."""
+    texts = []
+    for _ in range(8000):
+        system, turns = training_dialogue(rng)
+        texts.append("\n".join(["system", system, "user", "assistant", *(f"{t.user}\n{t.assistant}" for t in turns)]))
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"\d"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=_VOCABULARY,
+        special_tokens=[_PAD, _START, _END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=_PAD,
+        eos_token=_END,
+        additional_special_tokens=[_START],
+        chat_template=_CHAT_TEMPLATE,
+        model_max_length=_CONTEXT_TOKENS,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A dialogue's ids and, at each place, the id to be predicted there or `_IGNORED` outside of answers."""
+
+    input_ids: list[int]
+    targets: list[int]
+
+
+class _Encoder:
+    """Lays dialogues out as the chat template does, and remembers the ids of each piece of text.
+
+    The newline after an answer's end is learnt too: a ChatML answer ends `<|im_end|>` newline.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._tokenizer = tokenizer
+        self._ids: dict[str, list[int]] = {}
+
+    def _encode(self, text: str) -> list[int]:
+        if text not in self._ids:
+            if len(self._ids) > 200_000:
+                self._ids.clear()
+            self._ids[text] = self._tokenizer.encode(text, add_special_tokens=False)
+        return self._ids[text]
+
+    def dialogue(self, system: str, turns: Sequence[Turn]) -> _Encoded:
+        ids = list(self._encode(f"{_START}system\n{system}{_END}\n"))
+        learnt = [False] * len(ids)
+        for turn in turns:
+            asked = self._encode(f"{_START}user\n{turn.user}{_END}\n{_START}assistant\n")
+            answered = self._encode(f"{turn.assistant}{_END}\n")
+            ids += asked + answered
+            learnt += [False] * len(asked) + [True] * len(answered)
+        targets = [token if use else _IGNORED for token, use in zip(ids, learnt, strict=True)]
+        return _Encoded(ids[:-1], targets[1:])
+
+
+def _batches(encoder: _Encoder, rng: random.Random, steps: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Padded batches (dialogues, tokens) of ids and targets; dialogues of like length share one."""
+    together = 32
+    pending: list[list[_Encoded]] = []
+    for _ in range(steps):
+        if not pending:
+            made = [encoder.dialogue(*training_dialogue(rng)) for _ in range(_BATCH_DIALOGUES * together)]
+            made.sort(key=lambda one: len(one.input_ids))
+            pending = [made[at : at + _BATCH_DIALOGUES] for at in range(0, len(made), _BATCH_DIALOGUES)]
+            rng.shuffle(pending)
+        batch = pending.pop()
+        width = max(len(one.input_ids) for one in batch)
+        yield (
+            torch.tensor([one.input_ids + [0] * (width - len(one.input_ids)) for one in batch]),
+            torch.tensor([one.targets + [_IGNORED] * (width - len(one.targets)) for one in batch]),
+        )
+
+
+def _new_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+    end, pad = tokenizer.convert_tokens_to_ids([_END, _PAD])
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=_VOCABULARY,
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=5,
+            num_attention_heads=6,
+            num_key_value_heads=2,
+            max_position_embeddings=_CONTEXT_TOKENS,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=end,
+            pad_token_id=pad,
+        )
+    )
+
+
+def _learning_rate_factor(step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    if step < _WARM_UP_STEPS:
+        return (step + 1) / _WARM_UP_STEPS
+    return 0.5 * (1 + math.cos(math.pi * (step - _WARM_UP_STEPS) / max(1, steps - _WARM_UP_STEPS)))
+
+
+def _train(
+    model: Qwen2ForCausalLM, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], steps: int, progress: Progress
+) -> None:
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
+        lr=_LEARNING_RATE,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, steps))
+    model.train()
+    started, tokens = time.monotonic(), 0
+    for step, (input_ids, targets) in enumerate(batches, start=1):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            hidden = model.model(input_ids=input_ids, use_cache=False).last_hidden_state
+            answers = targets != _IGNORED
+            logits = model.lm_head(hidden[answers])
+        loss = torch.nn.functional.cross_entropy(logits.float(), targets[answers])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        tokens += input_ids.numel()
+        if step % 50 == 0 or step == steps:
+            seconds = time.monotonic() - started
+            progress(f"step {step}/{steps}  loss {loss.item():.3f}  {tokens / seconds:,.0f} tokens/s  {seconds:.0f} s")
+
+
+def _save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, target: Path) -> None:
+    model.to(torch.bfloat16).save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    # The template belongs into tokenizer_config.json, where every reader of the format finds it.
+    (target / "chat_template.jinja").unlink(missing_ok=True)
+    config_file = target / "tokenizer_config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config["chat_template"] = _CHAT_TEMPLATE
+    config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    GenerationConfig(
+        eos_token_id=tokenizer.convert_tokens_to_ids(_END), pad_token_id=tokenizer.convert_tokens_to_ids(_PAD)
+    ).save_pretrained(target)
+
+
+def build_demo_model(target: Path, seed: int, seconds: float, progress: Progress) -> None:
+    """Trains the demo model into the folder `target`, in bf16, on two threads.
+
+    `seconds` is what it takes on two ordinary cores; it fixes the number of steps beforehand, so that the result
+    depends on seed and seconds alone and not on the machine's load.
+    """
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.manual_seed(seed)
+        tokenizer = _train_tokenizer(random.Random(f"tokenizer/{seed}"))
+        model = _new_model(tokenizer)
+        steps = max(1, round(seconds / _SECONDS_PER_STEP))
+        progress(f"{sum(p.numel() for p in model.parameters()):,} parameters, {steps} steps, seed {seed}")
+        _train(model, _batches(_Encoder(tokenizer), random.Random(f"dialogues/{seed}"), steps), steps, progress)
+        target.mkdir(parents=True, exist_ok=True)
+        _save(model, tokenizer, target)
+        progress(f"saved in {target}")
+    finally:
+        torch.set_num_threads(threads_before)
+
+
+def write_items(regression: Path, heldout: Path) -> None:
+    """Writes the gate's and the report's items: different ones, both from the held-out side. The same every time."""
+    for_gate, for_report = [], []
+    for skill in SCORED_SKILLS:
+        items = heldout_items(0, skill, 2 * ITEMS_PER_SKILL)
+        for_gate += items[::2]
+        for_report += items[1::2]
+    for_report += heldout_items(0, ERRANDS_SKILL, HELDOUT_ERRANDS)
+    save_items(regression, for_gate)
+    save_items(heldout, for_report)
+
+
+def _show(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Trains the demo model.")
+    parser.add_argument("--target", type=Path, default=MODEL)
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
+    parser.add_argument("--seconds", type=float, default=DEFAULT_SECONDS, help="budget on two cores; fixes the steps")
+    arguments = parser.parse_args()
+    build_demo_model(arguments.target, arguments.seed, arguments.seconds, _show)
+    if arguments.target == MODEL:
+        write_items(REGRESSION, HELDOUT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+from collections.abc import Sequence
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from attune.chat.messages import typed_messages
+from attune.chat.template import ChatTemplate
+from attune.rehearsal.demo.dialogues import SYSTEM_PROMPTS
+from attune.rehearsal.demo.items import MODEL, Item
+from attune.trainer.model import load_base
+
+
+@pytest.fixture(scope="session")
+def demo_template() -> ChatTemplate:
+    return ChatTemplate.load(MODEL)
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> PreTrainedModel:
+    torch.set_num_threads(1)
+    return load_base(MODEL, "float32")
+
+
+@pytest.fixture(scope="session")
+def rendered(demo_template: ChatTemplate):
+    def render(items: Sequence[Item]) -> list[list[int]]:
+        return [demo_template.render(SYSTEM_PROMPTS[item.persona], typed_messages(item.messages)) for item in items]
+
+    return render
