@@ -1,0 +1,102 @@
+"""The rollout service: `python -m attune.rollout.main --config FILE`."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from attune import rpc
+from attune.chat.model import model_hash
+from attune.errors import AttuneError, NotFound
+from attune.keys import PolicyVerifier
+from attune.logs import configure_logging
+from attune.metrics import serve_metrics
+from attune.personas.persona import load_personas
+from attune.registry.policies import Registry
+from attune.registry.rollouts import RolloutLog
+from attune.rollout.promotion import Promotion
+from attune.rollout.service import PolicyService
+from attune.runtime import clear_endpoints, die_with_parent, write_endpoints
+from attune.settings import Settings, load_settings
+from attune.v1 import policy_pb2, policy_pb2_grpc
+
+logger = logging.getLogger(__name__)
+
+_POLICY_SERVICE = policy_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name
+_MAX_MESSAGE_BYTES = 1 << 16
+_STOP_SECONDS = 2.0
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(prog="attune.rollout", description="The rollout service.")
+    arguments.add_argument("--config", type=Path, help="TOML file; defaults and the environment without it.")
+    die_with_parent()
+    try:
+        settings = load_settings(arguments.parse_args().config)
+        configure_logging("rollout", settings.log_level)
+        asyncio.run(serve(settings))
+    except AttuneError as error:
+        print(error.message, file=sys.stderr)  # noqa: T201 - the last word of a process that cannot start
+        return 1
+    return 0
+
+
+async def serve(settings: Settings) -> None:
+    """Serves and promotes until SIGTERM or SIGINT. Calls that run then have two seconds to end."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+
+    personas = load_personas(settings.personas_folder)
+    if settings.default_persona not in personas:
+        raise NotFound(f"the default persona {settings.default_persona} has no file in {settings.personas_folder}")
+    base_model_hash = await asyncio.to_thread(model_hash, settings.model_folder)
+    folder = settings.data / "registry"
+    registry = Registry(folder, PolicyVerifier.load_or_create(settings.data / "keys"))
+    log = RolloutLog(folder)
+
+    server = rpc.build_server(max_message_bytes=_MAX_MESSAGE_BYTES)
+    service = PolicyService(
+        registry, log, personas, default_persona=settings.default_persona, base_model_hash=base_model_hash
+    )
+    policy_pb2_grpc.add_PolicyServiceServicer_to_server(service, server)
+    answers = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(answers, server)
+    for name in ("", _POLICY_SERVICE):
+        await answers.set(name, health_pb2.HealthCheckResponse.SERVING)
+    rpc.add_reflection(server, (_POLICY_SERVICE, health.SERVICE_NAME))
+
+    grpc_port = rpc.bind(server, settings.rollout.host, settings.rollout.grpc_port)
+    metrics_port, metrics_server, metrics_thread = serve_metrics(settings.rollout.host, settings.rollout.metrics_port)
+    await server.start()
+    write_endpoints(settings.data, "rollout", grpc=grpc_port, metrics=metrics_port)
+    logger.info("rollout is up", extra={"grpc_port": grpc_port, "metrics_port": metrics_port})
+    try:
+        await _promote(
+            Promotion(registry, log, tuple(personas.values()), base_model_hash=base_model_hash),
+            settings.rollout.poll_seconds,
+            stopping,
+        )
+    finally:
+        clear_endpoints(settings.data, "rollout")
+        await answers.enter_graceful_shutdown()
+        await server.stop(_STOP_SECONDS)
+        metrics_server.shutdown()
+        metrics_thread.join(_STOP_SECONDS)
+
+
+async def _promote(promotion: Promotion, poll_seconds: float, stopping: asyncio.Event) -> None:
+    while not stopping.is_set():
+        await asyncio.to_thread(promotion.turn)
+        try:
+            await asyncio.wait_for(stopping.wait(), poll_seconds)
+        except TimeoutError:
+            continue
+
+
+if __name__ == "__main__":
+    sys.exit(main())
