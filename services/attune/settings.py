@@ -52,7 +52,9 @@ class EngineSettings(_Section):
     gpu_memory_utilization: float = Field(0.85, gt=0, lt=1, description="Share of GPU memory that the engine takes.")
     omp_threads: int = Field(0, ge=0, le=1024, description="Threads of the engine on CPU; 0: half the cores.")
     enforce_eager: bool = Field(True, description="No compilation: quick start; turn off on GPUs for speed.")
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="Number format of the weights; auto: as they were saved."
+    )
 
 
 class EventLogSettings(_Section):
@@ -66,8 +68,8 @@ class EventLogSettings(_Section):
 class AggregatorSettings(_Section):
     """Event log to lake to datasets."""
 
-    host: str = "127.0.0.1"
-    metrics_port: int = Field(9102, ge=0, le=65535)
+    host: str = Field("127.0.0.1", description="Address of the metrics page.")
+    metrics_port: int = Field(9102, ge=0, le=65535, description="Prometheus page; 0 takes a free port.")
     poll_seconds: float = Field(0.5, gt=0, le=3600, description="Pause when the event log has nothing new.")
     batch_records: int = Field(2000, ge=1, le=1_000_000, description="Most records in one commit.")
     build_feedback: int = Field(1000, ge=1, description="New thumbs of a persona that start a dataset.")
@@ -78,14 +80,14 @@ class AggregatorSettings(_Section):
 class KtoSettings(_Section):
     """Kahneman-Tversky optimisation with a likelihood anchor, on a LoRA adapter."""
 
-    learning_rate: float = Field(5e-6, gt=0, le=1)
+    learning_rate: float = Field(5e-6, gt=0, le=1, description="Of AdamW, after the warm-up.")
     beta: float = Field(0.1, gt=0, le=100, description="How strongly the policy is held to the base.")
     anchor: float = Field(0.2, ge=0, le=100, description="Weight of the negative log-likelihood of liked responses.")
-    epochs: float = Field(2, gt=0, le=100)
+    epochs: float = Field(2, gt=0, le=100, description="Passes over the dataset.")
     batch_size: int = Field(32, ge=2, le=4096, description="Examples in one optimiser step.")
-    lora_rank: int = Field(16, ge=1, le=512)
-    lora_alpha: int = Field(32, ge=1, le=4096)
-    warmup_share: float = Field(0.1, ge=0, lt=1)
+    lora_rank: int = Field(16, ge=1, le=512, description="At most what the engine takes.")
+    lora_alpha: int = Field(32, ge=1, le=4096, description="The adapter's scale, times the rank.")
+    warmup_share: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
 
 
 class GateSettings(_Section):
@@ -108,13 +110,13 @@ class GateSettings(_Section):
 class TrainerSettings(_Section):
     """Datasets to policies."""
 
-    host: str = "127.0.0.1"
-    metrics_port: int = Field(9103, ge=0, le=65535)
-    poll_seconds: float = Field(1, gt=0, le=3600)
+    host: str = Field("127.0.0.1", description="Address of the metrics page.")
+    metrics_port: int = Field(9103, ge=0, le=65535, description="Prometheus page; 0 takes a free port.")
+    poll_seconds: float = Field(1, gt=0, le=3600, description="Pause between looks for a new dataset.")
     nice: int = Field(10, ge=0, le=19, description="Added niceness, so that chat stays quick on the same machine.")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: half the cores.")
-    seed: int = Field(0, ge=0, lt=2**31)
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: int = Field(0, ge=0, lt=2**31, description="The same seed and data give the same policy.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format that training computes in.")
     mlflow_uri: str | None = Field(None, description="MLflow tracking; absent: mlflow.db in the data folder.")
     kto: KtoSettings = KtoSettings()
     gate: GateSettings = GateSettings()
@@ -123,10 +125,10 @@ class TrainerSettings(_Section):
 class RolloutSettings(_Section):
     """Verdicts to traffic."""
 
-    host: str = "127.0.0.1"
-    grpc_port: int = Field(50054, ge=0, le=65535)
-    metrics_port: int = Field(9104, ge=0, le=65535)
-    poll_seconds: float = Field(0.5, gt=0, le=3600)
+    host: str = Field("127.0.0.1", description="Address that policies and rollouts are served on.")
+    grpc_port: int = Field(50054, ge=0, le=65535, description="Policies and rollouts; 0 takes a free port.")
+    metrics_port: int = Field(9104, ge=0, le=65535, description="Prometheus page; 0 takes a free port.")
+    poll_seconds: float = Field(0.5, gt=0, le=3600, description="Pause between looks for new verdicts.")
 
 
 class SupervisorSettings(_Section):
@@ -155,7 +157,7 @@ class Settings(_Section):
     model: str = Field("demo", description="The base model's folder in transformers' format, or `demo`.")
     personas: str = Field("demo", description="Folder of <persona>.toml files, or `demo`.")
     default_persona: str = Field("concierge", description="Who answers when a request names nobody.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What is written to the logs.")
     inference: InferenceSettings = InferenceSettings()
     engine: EngineSettings = EngineSettings()
     event_log: EventLogSettings = EventLogSettings()

@@ -1,0 +1,184 @@
+"""`attune chat`: a conversation in the terminal."""
+
+import contextlib
+import getpass
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from attune.cli.options import read_settings
+from attune.cli.watch import address
+from attune.client import Client, Response
+from attune.client.errors import Cancelled
+from attune.errors import AttuneError, InvalidInput
+from attune.runtime import read_endpoints
+
+_TIMEOUT_SECONDS = 600
+_HELP = {
+    "/up [why]": "a thumb up for the last answer",
+    "/down [why]": "a thumb down for the last answer",
+    "/new": "begin a new conversation",
+    "/persona NAME": "talk to somebody else",
+    "/help": "this",
+    "/quit": "leave (or Ctrl-D); Ctrl-C stops an answer",
+}
+# What a model writes must not steer the terminal: all control characters but line feed and tab.
+_CONTROLS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {0x0A, 0x09})
+
+
+def server_of(config: Path | None, data: Path | None) -> tuple[str, str]:
+    """Address and default persona of the `attune up` on this data folder; raises Unavailable when none is running."""
+    settings = read_settings(config, data)
+    port = read_endpoints(settings.data, "inference")["grpc"]
+    return address(settings.inference.host, port), settings.default_persona
+
+
+def run(server: str, persona: str, end_user: str) -> None:
+    """Until the input ends or says /quit. Without a terminal the first error ends it."""
+    console = Console(highlight=False, soft_wrap=True)
+    interactive = sys.stdin.isatty() and console.is_terminal
+    with Client(server, timeout_seconds=_TIMEOUT_SECONDS) as client:
+        talk = Talk(client, console, persona, end_user or _login_name())
+        if interactive:
+            console.print(f"[bold]attune[/] [dim]{server} · /up and /down say what you think · /help[/]\n")
+        for line in _typed(console) if interactive else sys.stdin:
+            try:
+                if not talk.take(line.strip()):
+                    break
+            except AttuneError as error:
+                if not interactive:
+                    raise
+                console.print(f"[red]{_plain(error.message)}[/]\n", markup=True)
+
+
+class Talk:
+    """One person's conversation with one persona at a time."""
+
+    def __init__(self, client: Client, console: Console, persona: str, end_user: str) -> None:
+        self._client = client
+        self._console = console
+        self._persona = persona
+        self._end_user = end_user
+        self._policy_id = ""
+        self._begin()
+
+    def _begin(self) -> None:
+        self._messages: list[dict[str, str]] = []
+        self._conversation_id = ""
+        self._last: Response | None = None
+
+    def take(self, line: str) -> bool:
+        """Answers a line, or does what a command says; False when it says to leave."""
+        command, _, rest = line.partition(" ")
+        if not line:
+            return True
+        if not line.startswith("/"):
+            self._answer(line)
+        elif command == "/quit":
+            return False
+        elif command in {"/up", "/down"}:
+            self._vote(command, rest.strip())
+        elif command == "/new":
+            self._begin()
+            self._note("a new conversation")
+        elif command == "/persona":
+            self._turn_to(rest.strip())
+        elif command == "/help":
+            for name, meaning in _HELP.items():
+                self._console.print(f"  {name:<15}[dim]{meaning}[/]", markup=True)
+            self._console.print()
+        else:
+            raise InvalidInput(f"there is no {command}; /help lists what there is")
+        return True
+
+    def _answer(self, text: str) -> None:
+        messages = [*self._messages, {"role": "user", "content": text}]
+        began = time.monotonic()
+        with self._client.stream(
+            messages, persona=self._persona, conversation_id=self._conversation_id, end_user_id=self._end_user
+        ) as stream:
+            opened = False
+            try:
+                for piece in stream:
+                    if not opened:
+                        self._open(stream.policy_id)
+                        opened = True
+                    self._console.out(_plain(piece), end="", highlight=False)
+                response = stream.response
+            except (KeyboardInterrupt, Cancelled):
+                stream.cancel()
+                self._note("\nstopped; what was said of it is not kept" if opened else "stopped")
+                return
+            except AttuneError:
+                if opened:
+                    self._console.print()
+                raise
+        if not opened:
+            self._open(response.policy_id)
+        self._console.print()
+        self._messages = [*messages, {"role": "assistant", "content": response.text}]
+        self._conversation_id = response.conversation_id
+        self._last = response
+        cut = ", cut at its longest" if response.finish_reason == "length" else ""
+        self._note(
+            f"{response.policy_id} · {response.usage.output_tokens} tokens{cut} · {time.monotonic() - began:.1f} s"
+        )
+
+    def _open(self, policy_id: str) -> None:
+        if self._policy_id not in {"", policy_id}:
+            self._console.print(f"[dim]now answering: [/][green]{policy_id}[/]")
+        self._policy_id = policy_id
+        if self._console.is_terminal:
+            self._console.print(f"[bold magenta]{self._persona or 'answer'}[/] [dim]›[/] ", end="")
+
+    def _vote(self, command: str, comment: str) -> None:
+        if self._last is None:
+            raise InvalidInput("there is no answer to vote on yet")
+        if command == "/up":
+            self._last.up(comment)
+        else:
+            self._last.down(comment)
+        self._note(f"noted: thumb {command[1:]}{' with your comment' if comment else ''}")
+
+    def _turn_to(self, persona: str) -> None:
+        if not persona:
+            raise InvalidInput("say whom: /persona NAME")
+        self._persona = persona
+        self._policy_id = ""
+        self._begin()
+        self._note(f"a new conversation, with {_plain(persona)}")
+
+    def _note(self, text: str) -> None:
+        self._console.print(text, style="dim", markup=False)
+        if self._console.is_terminal:
+            self._console.print()
+
+
+def _typed(console: Console) -> Iterator[str]:
+    """Lines from the keyboard, with editing and history; Ctrl-C empties the line, Ctrl-D ends."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - input() edits lines once it is imported
+    # Readline counts what is between \001 and \002 as no columns.
+    prompt = "you › " if console.no_color else "\001\x1b[1;36m\002you\001\x1b[0;2m\002 › \001\x1b[0m\002"
+    while True:
+        try:
+            yield input(prompt)
+        except KeyboardInterrupt:
+            console.print("[dim]  (/quit or Ctrl-D leaves)[/]")
+        except EOFError:
+            console.print()
+            return
+
+
+def _plain(text: str) -> str:
+    return text.translate(_CONTROLS)
+
+
+def _login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""

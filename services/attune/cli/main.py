@@ -1,0 +1,102 @@
+"""`attune ...`. Commands import what they need when they run: `attune --help` is to be quick."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attune.cli.config import config_app
+from attune.cli.options import ConfigOption, DataOption, config_file, environment
+from attune.cli.policy import policy_app
+from attune.cli.train import train
+from attune.errors import AttuneError
+
+app = typer.Typer(
+    name="attune",
+    help="Serves a chat model and makes it better from what its users say about it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+demo_model_app = typer.Typer(help="The small model that attune is shown with.", no_args_is_help=True)
+
+
+@app.command("up")
+def up(
+    config: ConfigOption = None,
+    data: DataOption = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="The base model, in transformers' format, or `demo`.")
+    ] = None,
+    personas: Annotated[str | None, typer.Option(metavar="FOLDER", help="Of <persona>.toml files, or `demo`.")] = None,
+) -> None:
+    """Run the whole ring on this machine until Ctrl-C: serve, collect, train, roll out."""
+    from attune.cli.up import ring, steady_console
+    from attune.cli.up import up as run
+    from attune.settings import load_settings
+
+    file = config_file(config)
+    given = environment(data=data, model=model, personas=personas)
+    if not run(load_settings(file, given), ring(file), given, steady_console()):
+        raise typer.Exit(1)
+
+
+@app.command("chat")
+def chat(
+    persona: Annotated[str, typer.Option(help="Whom to talk to.  [default: the server's]")] = "",
+    server: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where.  [default: the `attune up` of the data folder]")
+    ] = None,
+    end_user: Annotated[str, typer.Option(help="Who is talking; only a keyed hash of it is kept.")] = "",
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Talk to a persona, and say what you think of its answers with /up and /down."""
+    from attune.cli.chat import run, server_of
+
+    address, default_persona = (server, "") if server else server_of(config, data)
+    run(address, persona or default_persona, end_user)
+
+
+@demo_model_app.command("build")
+def build_demo_model(
+    target: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where to write it.  [default: where attune keeps it]")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Another seed is another model.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=1, help="Budget on two cores; fixes the steps.")] = None,
+) -> None:
+    """Train the demo model anew, from templates: some minutes on two cores."""
+    given = {"--target": target, "--seed": seed, "--seconds": seconds}
+    options = [str(part) for name, value in given.items() if value is not None for part in (name, value)]
+    # In place of this process: the command line and the rehearsal stand side by side and import nothing of each other.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "attune.rehearsal.demo.build", *options])
+
+
+app.command("train")(train)
+app.add_typer(policy_app, name="policy")
+app.add_typer(config_app, name="config")
+app.add_typer(demo_model_app, name="demo-model")
+
+
+def main() -> None:
+    """Runs a command; what went wrong for a known reason is one sentence and exit status 1."""
+    try:
+        app()
+    except AttuneError as error:
+        sys.exit(f"attune: {error.message}")
+    except BrokenPipeError:
+        # Whoever read the output has gone; keep the interpreter from writing to it once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"attune: {error.filename}: {(error.strerror or str(error)).lower()}")
+
+
+if __name__ == "__main__":
+    main()

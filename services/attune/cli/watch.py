@@ -1,0 +1,95 @@
+"""What running services say of themselves: their endpoints, and a look at their metrics pages."""
+
+import http.client
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from attune.errors import Unavailable
+from attune.ids import policy_id
+from attune.runtime import read_endpoints
+
+_SERVING = re.compile(r"^attune_engine_serving (\S+)$", re.MULTILINE)
+_POLICY = re.compile(r'^attune_policy_in_service\{persona="([^"]+)"\} (\S+)$', re.MULTILINE)
+_LONGEST_LOOK_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Page:
+    """What one look at a metrics page showed."""
+
+    serving: bool
+    policies: Mapping[str, str]
+
+
+def read_page(text: str) -> Page:
+    """A page without `attune_engine_serving` is another service's: it serves because it answers."""
+    serving = _SERVING.search(text)
+    return Page(
+        serving=serving is None or float(serving[1]) == 1,
+        policies={persona: policy_id(int(float(number))) for persona, number in _POLICY.findall(text)},
+    )
+
+
+def fetch_page(host: str, port: int, timeout_seconds: float) -> Page | None:
+    """None when the page does not come in time."""
+    connection = http.client.HTTPConnection(reachable(host), port, timeout=timeout_seconds)
+    try:
+        connection.request("GET", "/metrics")
+        return read_page(connection.getresponse().read().decode(errors="replace"))
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def reachable(host: str) -> str:
+    """Where to find a server that listens on all addresses."""
+    return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def address(host: str, port: int) -> str:
+    """`host:port`, as gRPC and people write it."""
+    host = reachable(host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@dataclass
+class Watched:
+    """One service as it is seen from outside. `look` is to be called about once a second."""
+
+    name: str
+    host: str
+    endpoints: dict[str, int] = field(default_factory=dict)
+    ready: bool = False
+    unwell_seconds: float = 0.0
+    policies: dict[str, str] = field(default_factory=dict)
+    _pid: int | None = None
+    _looked_at: float = 0.0
+
+    def look(self, data: Path, pid: int | None, now: float, timeout_seconds: float = 0.5) -> None:
+        """Ready is a process that has written its endpoints and whose page says that it serves.
+
+        Time counts as unwell only as far as there were looks: a supervisor that was suspended blames nobody.
+        """
+        passed = min(now - self._looked_at, _LONGEST_LOOK_SECONDS)
+        self._looked_at = now
+        if pid != self._pid:
+            self._pid, self.ready, self.unwell_seconds = pid, False, 0.0
+            passed = 0.0
+        page = self._page(data, pid, timeout_seconds)
+        if page is not None and page.serving:
+            self.ready, self.unwell_seconds, self.policies = True, 0.0, dict(page.policies)
+        elif pid is not None:
+            self.unwell_seconds += passed
+
+    def _page(self, data: Path, pid: int | None, timeout_seconds: float) -> Page | None:
+        try:
+            endpoints = read_endpoints(data, self.name)
+        except Unavailable:
+            return None
+        if pid is None or endpoints.get("pid") != pid:
+            return None
+        self.endpoints = endpoints
+        return fetch_page(self.host, endpoints["metrics"], timeout_seconds)
