@@ -10,52 +10,12 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from safetensors.numpy import save_file
 
 from attune.chat.model import model_hash
 from attune.errors import Unavailable
 from attune.runtime import read_endpoints
 from attune.v1 import policy_pb2, policy_pb2_grpc
-from tests.rollout.conftest import House
-
-
-class Service:
-    """The real process on the house's data folder."""
-
-    def __init__(self, house: House, model: Path) -> None:
-        self._data = house.data
-        environment = {name: text for name, text in os.environ.items() if not name.startswith("ATTUNE_")} | {
-            "ATTUNE_DATA": str(house.data),
-            "ATTUNE_MODEL": str(model),
-            "ATTUNE_ROLLOUT__GRPC_PORT": "0",
-            "ATTUNE_ROLLOUT__METRICS_PORT": "0",
-            "ATTUNE_ROLLOUT__POLL_SECONDS": "0.05",
-        }
-        self.process = subprocess.Popen([sys.executable, "-m", "attune.rollout.main"], env=environment)
-
-    def endpoints(self) -> dict[str, int]:
-        give_up = time.monotonic() + 60
-        while time.monotonic() < give_up:
-            assert self.process.poll() is None
-            try:
-                endpoints = read_endpoints(self._data, "rollout")
-            except Unavailable:
-                endpoints = {}
-            if endpoints.get("pid") == self.process.pid:
-                return endpoints
-            time.sleep(0.05)
-        raise TimeoutError
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    import numpy as np
-
-    folder = tmp_path / "model"
-    folder.mkdir()
-    save_file({"weight": np.zeros(4, dtype=np.float32)}, folder / "model.safetensors")
-    (folder / "config.json").write_text("{}")
-    return folder
+from tests.rollout.house import House, Service
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from attune.registry.rollouts import RolloutEntry
 from tests.registry.adapters import verdict_of
-from tests.rollout.conftest import House
+from tests.rollout.house import House
 
 
 def test_each_persona_gets_its_own_newest_policy(house: House) -> None:

@@ -8,7 +8,7 @@ from attune import rpc
 from attune.rollout.service import PolicyService
 from attune.v1 import policy_pb2, policy_pb2_grpc
 from tests.registry.adapters import BASE
-from tests.rollout.conftest import PERSONAS, House
+from tests.rollout.house import PERSONAS, House
 
 
 @pytest_asyncio.fixture

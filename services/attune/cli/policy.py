@@ -1,0 +1,312 @@
+"""`attune policy`: which policies there are, why each may serve or not, the way back, and the way out."""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attune.cli.options import ConfigOption, DataOption, read_settings
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from attune.settings import Settings
+    from attune.v1 import policy_pb2, policy_pb2_grpc
+
+policy_app = typer.Typer(help="Policies: list, show, roll back, export.", no_args_is_help=True)
+
+PersonaOption = Annotated[
+    str, typer.Option("--persona", metavar="NAME", help="Whose policies; those of default_persona without it.")
+]
+
+_DEADLINE_SECONDS = 30.0
+_ENTRIES_SHOWN = 10
+_PIPE_COLUMNS = 160
+
+
+@policy_app.command("list")
+def list_policies(persona: PersonaOption = "", config: ConfigOption = None, data: DataOption = None) -> None:
+    """List a persona's policies, newest first, with their verdicts and shares of the traffic."""
+    from attune.v1 import policy_pb2
+
+    with _service(read_settings(config, data)) as stub:
+        policies = stub.ListPolicies(policy_pb2.ListPoliciesRequest(persona=persona), timeout=_DEADLINE_SECONDS)
+        rollout = stub.GetRollout(policy_pb2.GetRolloutRequest(persona=persona), timeout=_DEADLINE_SECONDS)
+    _print(policies_table(policies.policies, rollout.current))
+
+
+@policy_app.command("show")
+def show(
+    policy_id: Annotated[
+        str,
+        typer.Argument(metavar="[POLICY]", help="p-000007; without it the policy that serves, and the rollout log."),
+    ] = "",
+    persona: PersonaOption = "",
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Show a policy's verdict with every figure, limit and reason; without a name also how traffic is shared."""
+    from attune import ids
+    from attune.errors import NotFound
+    from attune.v1 import policy_pb2
+
+    ids.policy_number(policy_id or ids.BASE_POLICY)
+    with _service(read_settings(config, data)) as stub:
+        policies = stub.ListPolicies(policy_pb2.ListPoliciesRequest(persona=persona), timeout=_DEADLINE_SECONDS)
+        rollout = stub.GetRollout(policy_pb2.GetRolloutRequest(persona=persona), timeout=_DEADLINE_SECONDS)
+    if not policy_id:
+        _print(rollout_table(rollout.current, rollout.history[:_ENTRIES_SHOWN]))
+    wanted = policy_id or max(rollout.current.shares, key=lambda share: share.share).policy_id
+    if wanted == ids.BASE_POLICY:
+        if policy_id:
+            _print("base is the model that training starts from; it has no verdict")
+        return
+    for policy in policies.policies:
+        if policy.policy_id == wanted:
+            _print(policy_table(policy, rollout.current), verdict_table(policy))
+            return
+    raise NotFound(f"no policy {wanted} among the newest of persona {rollout.current.persona}")
+
+
+@policy_app.command("rollback")
+def roll_back(
+    policy_id: Annotated[
+        str, typer.Argument(metavar="[POLICY]", help="p-000007 or base; without it the policy that served before.")
+    ] = "",
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept in the rollout log.")] = "",
+    persona: PersonaOption = "",
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Give all traffic of a persona back to an earlier policy. No stream is dropped."""
+    from attune.v1 import policy_pb2
+
+    request = policy_pb2.RollBackRequest(persona=persona, policy_id=policy_id, reason=reason)
+    with _service(read_settings(config, data)) as stub:
+        current = stub.RollBack(request, timeout=_DEADLINE_SECONDS).current
+    shares = ", ".join(share.policy_id for share in current.shares)
+    _print(f"{current.persona}: {shares} has all traffic now (entry {current.number} of the rollout log)")
+
+
+@policy_app.command("export")
+def export(
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Folder to write; must be empty or not there.")],
+    *,
+    policy_id: Annotated[
+        str, typer.Option("--policy", metavar="POLICY", help="p-000007 or base.  [default: the one that serves]")
+    ] = "",
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Write one model with its tokenizer instead of the adapter alone.")
+    ] = False,
+    persona: PersonaOption = "",
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Write a policy for use elsewhere: a plain PEFT folder, or one model as transformers loads it.
+
+    Reads the data folder; attune need not be running. Nothing is left in TARGET when it fails.
+    """
+    settings = read_settings(config, data)
+    exported = export_policy(settings, target.absolute(), policy_id=policy_id, persona=persona, merged=merged)
+    _print(f"{exported} is in {target}")
+
+
+def export_policy(settings: "Settings", target: Path, *, policy_id: str, persona: str, merged: bool) -> str:
+    """Writes the policy, all of it or nothing, and returns its id; the whole of it is verified first.
+
+    The gate's verdict is not asked for: a refused policy may be looked at elsewhere.
+    """
+    from attune import ids
+    from attune.errors import FailedPrecondition, NotFound
+    from attune.keys import PolicyVerifier
+    from attune.personas.persona import load_personas
+    from attune.registry.policies import Registry
+    from attune.registry.rollouts import RolloutLog
+
+    chosen = load_personas(settings.personas_folder).get(persona or settings.default_persona)
+    if chosen is None:
+        raise NotFound(f"no persona {persona or settings.default_persona} in {settings.personas_folder}")
+    if not policy_id:
+        entry = RolloutLog(settings.data / "registry").current(chosen.tenant, chosen.name)
+        policy_id = ids.BASE_POLICY if entry is None else entry.main_policy_id
+    is_base = ids.policy_number(policy_id) == 0
+    if is_base and not merged:
+        raise FailedPrecondition("the base model has no adapter; --merged writes the base model itself")
+    if not (settings.data / "keys").is_dir():
+        raise NotFound(f"{settings.data} is no data folder of attune; name one with --data")
+    registry = Registry(settings.data / "registry", PolicyVerifier.load_or_create(settings.data / "keys"))
+    manifest = None if is_base else registry.check(policy_id)
+    if manifest is not None and (manifest.tenant, manifest.persona) != (chosen.tenant, chosen.name):
+        raise NotFound(f"policy {policy_id} is not of persona {chosen.name}; name its persona with --persona")
+    with _whole_or_nothing(target) as draft:
+        if manifest is not None:
+            registry.copy_out(manifest, draft / "adapter")
+        if merged:
+            _check_base(settings.model_folder, None if manifest is None else manifest.base_model_hash)
+            _merge(settings.model_folder, None if manifest is None else draft / "adapter", draft / "whole")
+        else:
+            (draft / "adapter").rename(draft / "whole")
+    return policy_id
+
+
+def policies_table(policies: "Sequence[policy_pb2.Policy]", current: "policy_pb2.Rollout") -> "Table":
+    """One row for each policy, and one for the base model."""
+    from attune import ids
+
+    table = _table(f"policies of {current.persona}", "policy", "traffic", "verdict", "made", "datasets", "trained from")
+    for policy in policies:
+        failed = [check.name for check in policy.verdict.checks if not check.passed]
+        table.add_row(
+            policy.policy_id,
+            _traffic(policy.policy_id, current),
+            _mark(policy) + (f": {plain(', '.join(failed))}" if failed else ""),
+            _time(policy.created_unix_ms),
+            plain(", ".join(dataset_id[:16] for dataset_id in policy.dataset_ids)),
+            policy.parent_policy_id or ids.BASE_POLICY,
+        )
+    table.add_row(ids.BASE_POLICY, _traffic(ids.BASE_POLICY, current), "", "", "", "")
+    return table
+
+
+def policy_table(policy: "policy_pb2.Policy", current: "policy_pb2.Rollout") -> "Table":
+    """What a policy is made of."""
+    from attune import ids
+
+    table = _table(policy.policy_id, "", "")
+    table.show_header = False
+    for name, value in (
+        ("persona", policy.persona),
+        ("traffic", _traffic(policy.policy_id, current) or "none"),
+        ("made", _time(policy.created_unix_ms)),
+        ("trained from", policy.parent_policy_id or ids.BASE_POLICY),
+        ("base model", policy.base_model_hash),
+        ("datasets", "\n".join(policy.dataset_ids)),
+        ("verdict", _mark(policy)),
+    ):
+        table.add_row(name, value if name == "verdict" else plain(value, keep="\n"))
+    return table
+
+
+def verdict_table(policy: "policy_pb2.Policy") -> "Table":
+    """What the gate looked at, check by check."""
+    table = _table("", "check", "", "figure", "limit", "reason")
+    for check in policy.verdict.checks:
+        table.add_row(
+            plain(check.name),
+            "[green]passed[/]" if check.passed else "[red]failed[/]",
+            f"{check.figure:.4g}",
+            f"{check.limit:.4g}",
+            plain(check.reason),
+        )
+    return table
+
+
+def rollout_table(current: "policy_pb2.Rollout", history: "Sequence[policy_pb2.Rollout]") -> "Table":
+    """The newest entries of a rollout log; before the first one the base model serves."""
+    table = _table(f"traffic of {current.persona}", "entry", "policies", "by", "when", "reason")
+    for entry in history or (current,):
+        shares = ", ".join(f"{share.policy_id} {share.share:.0%}" for share in entry.shares)
+        when = _time(entry.created_unix_ms) if entry.number else ""
+        table.add_row(str(entry.number or ""), shares, plain(entry.author), when, plain(entry.reason))
+    return table
+
+
+def plain(text: str, keep: str = "") -> str:
+    """Text of others', safe to print: no markup, and no control characters but those in `keep`."""
+    from rich.markup import escape
+
+    return escape("".join(letter if letter.isprintable() or letter in keep else "�" for letter in text))
+
+
+@contextmanager
+def _service(settings: "Settings") -> "Iterator[policy_pb2_grpc.PolicyServiceStub]":
+    """The running rollout service; a failed call becomes the error that the service raised."""
+    import grpc
+
+    from attune.cli.watch import address
+    from attune.client.errors import error_of
+    from attune.runtime import read_endpoints
+    from attune.v1 import policy_pb2_grpc
+
+    where = address(settings.rollout.host, read_endpoints(settings.data, "rollout")["grpc"])
+    with grpc.insecure_channel(where) as channel:
+        try:
+            yield policy_pb2_grpc.PolicyServiceStub(channel)
+        except grpc.RpcError as failure:
+            raise error_of(failure, where) from None
+
+
+@contextmanager
+def _whole_or_nothing(target: Path) -> Iterator[Path]:
+    """A folder to write into; its `whole` becomes the target when nothing was raised, and nothing is left otherwise."""
+    from attune.errors import AlreadyExists, FailedPrecondition
+
+    target = target.resolve()
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise AlreadyExists(f"{target} is there and not empty; export writes only into a new or empty folder")
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        (draft / "whole").rename(target)
+    except OSError as error:
+        raise FailedPrecondition(f"{target} cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _check_base(model_folder: Path, base_model_hash: str | None) -> None:
+    from attune.chat.model import model_hash
+    from attune.errors import FailedPrecondition
+
+    if base_model_hash is not None and model_hash(model_folder) != base_model_hash:
+        raise FailedPrecondition(
+            f"the policy was trained on base model {base_model_hash[:12]}, which is not the one in {model_folder}"
+        )
+
+
+def _merge(base_folder: Path, adapter_folder: Path | None, target: Path) -> None:
+    from attune.trainer.model import export_policy as write_merged
+
+    write_merged(base_folder, adapter_folder, target, merged=True)
+
+
+def _print(*parts: object) -> None:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else _PIPE_COLUMNS
+    console = Console(highlight=False, width=width, soft_wrap=all(isinstance(part, str) for part in parts))
+    for part in parts:
+        console.print(part)
+
+
+def _table(title: str, *columns: str) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(
+            column, overflow="fold", justify="right" if column in ("figure", "limit", "traffic") else "left"
+        )
+    return table
+
+
+def _mark(policy: "policy_pb2.Policy") -> str:
+    if not policy.HasField("verdict"):
+        return "[dim]none yet[/]"
+    return "[green]passed[/]" if policy.verdict.passed else "[red]refused[/]"
+
+
+def _traffic(policy_id: str, current: "policy_pb2.Rollout") -> str:
+    return next((f"{share.share:.0%}" for share in current.shares if share.policy_id == policy_id), "")
+
+
+def _time(unix_ms: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_ms / 1000))
