@@ -1,10 +1,13 @@
 import json
+import resource
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from attune.errors import Aborted, DataLoss, InvalidInput
+from attune.errors import Aborted, DataLoss, InvalidInput, Unavailable
 from attune.registry.rollouts import RolloutEntry, RolloutLog
 
 
@@ -138,3 +141,24 @@ def test_what_a_crash_left_and_strange_folders_are_not_looked_at(log: RolloutLog
     assert log.history("default", "concierge") == (entry_of(1),)
     assert log.personas() == (("default", "concierge"),)
     log.append(entry_of(2))
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """No file may grow, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_refuses_an_entry_and_leaves_the_log_whole(log: RolloutLog, tmp_path: Path) -> None:
+    log.append(entry_of(1))
+    with no_room(), pytest.raises(Unavailable, match="File too large"):
+        log.append(entry_of(2))
+    folder = tmp_path / "registry" / "rollouts" / "default" / "concierge"
+    assert [file.name for file in folder.iterdir()] == ["1.json"]
+    log.append(entry_of(2))
+    assert len(log.history("default", "concierge")) == 2

@@ -1,6 +1,11 @@
-"""Small files that are written once, whole or not at all, and read with suspicion."""
+"""Small files that are written once, whole or not at all, and read with suspicion.
+
+What the disk refuses (no space, no rights, no descriptors) is raised as Unavailable, for it may pass; but whether a
+file is there is for the caller to know, so FileNotFoundError and FileExistsError stay what they are.
+"""
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -10,9 +15,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from attune.errors import DataLoss, InvalidInput
+from attune.errors import DataLoss, InvalidInput, Unavailable
 
 DRAFT_PREFIX = ".draft-"
+
+
+@contextlib.contextmanager
+def reported(file: Path) -> Iterator[None]:
+    """Raises Unavailable for what the disk refuses."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except OSError as error:
+        raise Unavailable(f"{_name(file)}: {error.strerror or error}", retry_after_seconds=1) from error
 
 
 def create_file(file: Path, content: bytes) -> None:
@@ -22,15 +38,16 @@ def create_file(file: Path, content: bytes) -> None:
     between leaves a draft, which no reader looks at.
     """
     draft = file.with_name(f"{DRAFT_PREFIX}{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        with draft.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.link(draft, file)
-    finally:
-        draft.unlink(missing_ok=True)
-    sync_folder(file.parent)
+    with reported(file):
+        try:
+            with draft.open("xb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.link(draft, file)
+        finally:
+            draft.unlink(missing_ok=True)
+        sync_folder(file.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -44,21 +61,32 @@ def sync_folder(folder: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Makes the folder and what is missing above it, durably."""
-    missing = [part for part in (folder, *folder.parents) if not part.exists()]
-    for part in reversed(missing):
-        part.mkdir(exist_ok=True)
-        sync_folder(part.parent)
+    with reported(folder):
+        missing = [part for part in (folder, *folder.parents) if not part.exists()]
+        for part in reversed(missing):
+            part.mkdir(exist_ok=True)
+            sync_folder(part.parent)
+
+
+def names_in(folder: Path) -> list[str]:
+    """The folder's names, in order; none where there is no folder."""
+    with reported(folder):
+        try:
+            return sorted(os.listdir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
 
 @contextlib.contextmanager
 def open_regular(file: Path) -> Iterator[int]:
     """A descriptor to read the file by; raises FileNotFoundError, or DataLoss for a link, a pipe or a folder."""
-    try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise DataLoss(f"{_name(file)} is no plain file: {error.strerror}") from None
+    with reported(file):
+        try:
+            descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+                raise DataLoss(f"{_name(file)} is no plain file") from None
+            raise
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise DataLoss(f"{_name(file)} is no plain file")
@@ -69,7 +97,7 @@ def open_regular(file: Path) -> Iterator[int]:
 
 def read_file(file: Path, max_bytes: int) -> bytes:
     """The file's content; raises FileNotFoundError, or DataLoss if it is no plain file or longer than the limit."""
-    with open_regular(file) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as stream:
+    with open_regular(file) as descriptor, reported(file), os.fdopen(descriptor, "rb", closefd=False) as stream:
         content = stream.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise DataLoss(f"{_name(file)} is longer than {max_bytes} bytes")

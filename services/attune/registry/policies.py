@@ -20,8 +20,10 @@ from attune.registry.files import (
     canonical_json,
     create_file,
     make_folder,
+    names_in,
     open_regular,
     read_file,
+    reported,
     sync_folder,
 )
 from attune.registry.verdict import Verdict
@@ -267,24 +269,20 @@ class Registry:
         The bytes are compared with the manifest once more while they are copied; on DataLoss nothing is left.
         """
         make_folder(target.parent)
-        target.mkdir()
+        with reported(target):
+            target.mkdir()
         try:
             for name, sha256 in manifest.files.items():
                 if _copy(self._folder(manifest.policy_id) / name, target / name) != sha256:
                     raise DataLoss(f"{manifest.policy_id}/{name} is damaged: its SHA-256 is not the manifest's")
-            sync_folder(target)
         except BaseException:
             shutil.rmtree(target, ignore_errors=True)
             raise
 
     def _folders(self) -> tuple[str, ...]:
         """Ids with a folder, claimed or finished, in order. What has no id's name is none of ours."""
-        try:
-            names = os.listdir(self._policies)
-        except FileNotFoundError:
-            return ()
         found = []
-        for name in names:
+        for name in names_in(self._policies):
             with contextlib.suppress(InvalidInput):
                 if ids.policy_number(name) > 0:
                     found.append(name)
@@ -353,9 +351,9 @@ def _check_adapter(folder: Path) -> None:
     if config.text("peft_type") != "LORA" or config.integer("r") < 1:
         raise DataLoss(f"{where} does not describe a LoRA adapter")
     try:
-        with safe_open(folder / WEIGHTS, framework="numpy") as weights:
+        with reported(folder / WEIGHTS), safe_open(folder / WEIGHTS, framework="numpy") as weights:
             names = list(weights.keys())
-    except (SafetensorError, OSError):
+    except SafetensorError:
         raise DataLoss(f"{folder.name}/{WEIGHTS} is not valid safetensors") from None
     if not names or not all(".lora_" in name for name in names):
         raise DataLoss(f"{folder.name}/{WEIGHTS} holds no LoRA weights, or others beside them")
@@ -364,7 +362,7 @@ def _check_adapter(folder: Path) -> None:
 def _sha256(file: Path) -> str:
     digest = hashlib.sha256()
     try:
-        with open_regular(file) as descriptor:
+        with open_regular(file) as descriptor, reported(file):
             while block := os.read(descriptor, _COPY_BYTES):
                 digest.update(block)
     except FileNotFoundError:
@@ -377,14 +375,15 @@ def _copy(source: Path, target: Path) -> str:
     digest = hashlib.sha256()
     draft = target.with_name(f"{DRAFT_PREFIX}{target.name}")
     try:
-        with open_regular(source) as descriptor, draft.open("wb") as stream:
-            while block := os.read(descriptor, _COPY_BYTES):
-                digest.update(block)
-                stream.write(block)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(target)
+        with open_regular(source) as descriptor, reported(target):
+            with draft.open("wb") as stream:
+                while block := os.read(descriptor, _COPY_BYTES):
+                    digest.update(block)
+                    stream.write(block)
+                stream.flush()
+                os.fsync(stream.fileno())
+            draft.replace(target)
+            sync_folder(target.parent)
     except FileNotFoundError:
         raise DataLoss(f"{source.parent.name}/{source.name} is missing") from None
-    sync_folder(target.parent)
     return digest.hexdigest()

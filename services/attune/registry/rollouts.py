@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Literal, cast
 
 from attune import ids
 from attune.errors import Aborted, DataLoss, InvalidInput
-from attune.registry.files import Fields, canonical_json, create_file, make_folder, read_file
+from attune.registry.files import Fields, canonical_json, create_file, make_folder, names_in, read_file
 
 Author = Literal["gate", "operator"]
 
@@ -127,8 +126,8 @@ class RolloutLog:
     def personas(self) -> tuple[tuple[str, str], ...]:
         """(tenant, persona) of every log with an entry, in order."""
         found = []
-        for tenant in _names(self._rollouts):
-            for persona in _names(self._rollouts / tenant):
+        for tenant in names_in(self._rollouts):
+            for persona in names_in(self._rollouts / tenant):
                 with contextlib.suppress(InvalidInput):  # a folder that is no persona's
                     if self._numbers(tenant, persona):
                         found.append((tenant, persona))
@@ -136,7 +135,7 @@ class RolloutLog:
 
     def _numbers(self, tenant: str, persona: str) -> list[int]:
         folder = self._rollouts / ids.check_name(tenant, "tenant") / ids.check_name(persona, "persona")
-        return [int(match[1]) for name in _names(folder) if (match := _ENTRY_NAME.fullmatch(name))]
+        return [int(match[1]) for name in names_in(folder) if (match := _ENTRY_NAME.fullmatch(name))]
 
     def _read(self, tenant: str, persona: str, number: int) -> RolloutEntry:
         file = self._rollouts / tenant / persona / f"{number}.json"
@@ -154,10 +153,3 @@ class RolloutLog:
         return Aborted(
             f"rollout entry {entry.number} of persona {entry.persona} is not the next one any more; try again"
         )
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return []

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from attune import metrics
-from attune.errors import Aborted, AttuneError, NotFound
+from attune.errors import Aborted, AttuneError, NotFound, Unavailable
 from attune.personas.persona import Persona
 from attune.registry.policies import Registry
 from attune.registry.rollouts import RolloutEntry, RolloutLog
@@ -39,8 +39,8 @@ class Promotion:
                 self._look(persona)
             except Aborted:
                 continue  # somebody else was first; the next turn reads what they wrote
-            except (AttuneError, OSError) as error:
-                self._complain(f"persona {persona.name}", str(error))
+            except AttuneError as error:
+                self._complain(f"persona {persona.name}", error.message)
             else:
                 self._complaints.pop(f"persona {persona.name}", None)
 
@@ -87,6 +87,8 @@ class Promotion:
                 self._owners[policy_id] = None
         except NotFound:
             return False  # the gate has not spoken yet
+        except Unavailable:
+            raise  # the disk, not the policy
         except AttuneError as error:
             self._owners[policy_id] = None
             self._complain(policy_id, error.message)

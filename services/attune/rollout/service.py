@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 from attune import ids, metrics
-from attune.errors import Aborted, AttuneError, InvalidInput, NotFound, Unavailable
+from attune.errors import Aborted, AttuneError, InvalidInput, NotFound
 from attune.personas.persona import Persona
 from attune.registry.policies import PolicyManifest, Registry
 from attune.registry.rollouts import MAX_REASON_CHARACTERS, RolloutEntry, RolloutLog
@@ -22,8 +22,6 @@ logger = logging.getLogger(__name__)
 _MOST_POLICIES = 200
 _MOST_ENTRIES = 500
 _ATTEMPTS = 5
-
-_T = TypeVar("_T")
 
 
 class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
@@ -49,11 +47,11 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
 
     async def ListPolicies(self, request: policy_pb2.ListPoliciesRequest, context: Any) -> Any:
         persona = self._persona(request.persona)
-        return await _in_thread(self._list, persona)
+        return await asyncio.to_thread(self._list, persona)
 
     async def GetRollout(self, request: policy_pb2.GetRolloutRequest, context: Any) -> Any:
         persona = self._persona(request.persona)
-        return await _in_thread(self._rollout, persona)
+        return await asyncio.to_thread(self._rollout, persona)
 
     async def RollBack(self, request: policy_pb2.RollBackRequest, context: Any) -> Any:
         persona = self._persona(request.persona)
@@ -64,7 +62,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
                 f"reason has {len(request.reason)} characters; at most {MAX_REASON_CHARACTERS} are taken",
                 field="reason",
             )
-        return await _in_thread(self._roll_back, persona, request.policy_id, request.reason)
+        return await asyncio.to_thread(self._roll_back, persona, request.policy_id, request.reason)
 
     def _persona(self, name: str) -> Persona:
         try:
@@ -115,18 +113,6 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         if (manifest.tenant, manifest.persona) != (persona.tenant, persona.name):
             raise NotFound(f"no policy {policy_id}", field="policy_id")
         self._registry.verify(policy_id, base_model_hash=self._base_model_hash)
-
-
-def _in_thread(function: Callable[..., _T], *arguments: Any) -> Awaitable[_T]:
-    """Runs what reads and writes files beside the event loop; raises Unavailable when the disk refuses."""
-
-    def call() -> _T:
-        try:
-            return function(*arguments)
-        except OSError as error:
-            raise Unavailable(f"the registry cannot be used: {error.strerror}", retry_after_seconds=1) from error
-
-    return asyncio.to_thread(call)
 
 
 def _policy(manifest: PolicyManifest, verdict: Verdict | None) -> policy_pb2.Policy:
