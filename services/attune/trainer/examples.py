@@ -1,0 +1,49 @@
+"""What the trainer reads of a dataset's rows."""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pyarrow
+
+
+@dataclass(frozen=True)
+class Example:
+    """A response and whether a user liked it."""
+
+    prompt_token_ids: list[int]
+    output_token_ids: list[int]
+    liked: bool
+    end_user: str
+    policy_id: str
+    created_unix_ms: int
+
+
+_COLUMNS = ("prompt_token_ids", "output_token_ids", "liked", "end_user", "policy_id", "created_unix_ms")
+
+
+def read_examples(table: pyarrow.Table, split: str, base_model_hash: str) -> list[Example]:
+    """The rows of one split, oldest first, that hold an answer made on this base model.
+
+    Another base may have another tokenizer, for which the logged ids would be nonsense.
+    """
+    rows = table.select([*_COLUMNS, "split", "base_model_hash", "response_id"]).to_pylist()
+    rows.sort(key=lambda row: (row["created_unix_ms"], row["response_id"]))
+    return [
+        Example(**{column: row[column] for column in _COLUMNS})
+        for row in rows
+        if row["split"] == split and row["base_model_hash"] == base_model_hash and row["output_token_ids"]
+    ]
+
+
+def shuffled(examples: Iterable[Example], seed: int) -> Sequence[Example]:
+    """The same examples in an order that only the seed decides."""
+    order = list(examples)
+    random.Random(seed).shuffle(order)
+    return order
+
+
+def least_label_share(examples: Sequence[Example]) -> float:
+    """The share of the rarer thumb, 0 to 0.5."""
+    liked = sum(example.liked for example in examples)
+    return min(liked, len(examples) - liked) / len(examples) if examples else 0.0

@@ -1,0 +1,174 @@
+"""The trainer's process: `python -m attune.trainer.main --config FILE`."""
+
+import argparse
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attune import metrics
+from attune.keys import PolicySigner, PolicyVerifier
+from attune.logs import configure_logging
+from attune.personas.persona import Persona, load_personas
+from attune.runtime import clear_endpoints, die_with_parent, stop_on_signals, write_endpoints
+from attune.settings import Settings, load_settings
+from attune.trainer.tracking import open_tracking, stay_at_home
+
+if TYPE_CHECKING:
+    from attune.trainer.candidate import Watch
+    from attune.trainer.cycle import Cycles
+    from attune.trainer.outcomes import Outcome
+
+logger = logging.getLogger("attune.trainer")
+
+_STATES = ("idle", "training", "evaluating", "publishing")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m attune.trainer.main", description=__doc__)
+    parser.add_argument("--config", type=Path)
+    settings = load_settings(parser.parse_args().config)
+    die_with_parent()
+    configure_logging("trainer", settings.log_level)
+    stopping = stop_on_signals()
+    os.nice(settings.trainer.nice)
+    port, _, _ = metrics.serve_metrics(settings.trainer.host, settings.trainer.metrics_port)
+    _show_state("idle")
+    write_endpoints(settings.data, "trainer", metrics=port)
+    try:
+        serve(settings, stopping)
+    finally:
+        clear_endpoints(settings.data, "trainer")
+
+
+def serve(settings: Settings, stopping: threading.Event) -> None:
+    """Runs a cycle whenever a persona has a new dataset, until told to stop."""
+    cycles, personas = prepare(settings)
+    watch = _watch(stopping.is_set)
+    while not stopping.is_set():
+        for persona in personas.values():
+            if not stopping.is_set():
+                _run_if_due(settings, cycles, persona, watch)
+        stopping.wait(settings.trainer.poll_seconds)
+
+
+def run_once(settings: Settings) -> list["Outcome"]:
+    """One cycle for each persona that has a new dataset, now; returns how they ended."""
+    cycles, personas = prepare(settings)
+    watch = _watch(lambda: False)
+    ended = [_run_if_due(settings, cycles, persona, watch) for persona in personas.values()]
+    return [outcome for outcome in ended if outcome is not None]
+
+
+def prepare(settings: Settings) -> tuple["Cycles", Mapping[str, Persona]]:
+    """Imports the libraries, connects to MLflow and warms up, so that the first cycle starts at once."""
+    stay_at_home()
+    threads = settings.trainer.threads or max(1, (os.cpu_count() or 2) // 2)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    import torch
+    import transformers
+
+    from attune.chat.model import model_hash
+    from attune.chat.template import ChatTemplate
+    from attune.registry.policies import Registry
+    from attune.registry.rollouts import RolloutLog
+    from attune.trainer.cycle import Cycles, unix_ms
+    from attune.trainer.evaluate import read_regression_prompts
+    from attune.trainer.gate import Limits
+    from attune.trainer.kto import KtoArguments
+
+    torch.set_num_threads(threads)
+    transformers.utils.logging.set_verbosity_error()
+    trainer, gate = settings.trainer, settings.trainer.gate
+    settings.data.mkdir(parents=True, exist_ok=True)
+    open_tracking(settings.mlflow_uri)
+    personas = load_personas(settings.personas_folder)
+    keys, registry = settings.data / "keys", settings.data / "registry"
+    cycles = Cycles(
+        folder=settings.data / "trainer",
+        base_folder=settings.model_folder,
+        base_model_hash=model_hash(settings.model_folder),
+        template=ChatTemplate.load(settings.model_folder),
+        registry=Registry(registry, PolicyVerifier.load_or_create(keys)),
+        rollouts=RolloutLog(registry),
+        signer=PolicySigner.load_or_create(keys),
+        regression=[
+            prompt for file in _regression_files(settings) for prompt in read_regression_prompts(file, personas)
+        ],
+        personas=personas,
+        arguments=KtoArguments(**trainer.kto.model_dump()),
+        limits=Limits(**gate.model_dump(exclude={"enough_approval", "prompts"})),
+        enough_approval=gate.enough_approval,
+        dtype=trainer.dtype,
+        seed=trainer.seed,
+        now_unix_ms=unix_ms,
+    )
+    logger.info("trainer ready", extra={"threads": threads, "regression_prompts": len(cycles.regression)})
+    return cycles, personas
+
+
+def _run_if_due(settings: Settings, cycles: "Cycles", persona: Persona, watch: "Watch") -> "Outcome | None":
+    """The persona's cycle, if there is a new dataset and nobody else is at it."""
+    from attune.lake.dataset import list_datasets
+    from attune.trainer.kto import TrainingStopped
+    from attune.trainer.trigger import next_dataset
+
+    datasets = {
+        dataset.manifest.dataset_id: dataset
+        for dataset in list_datasets(settings.data / "datasets", persona.tenant, persona.name)
+    }
+    dataset_id = next_dataset(list(datasets), cycles.outcomes.dataset_ids())
+    if dataset_id is None:
+        return None
+    with cycles.lease(persona) as leased:
+        if not leased or cycles.outcomes.read(dataset_id) is not None:
+            return None
+        logger.info("cycle begins", extra={"persona": persona.name, "dataset_id": dataset_id})
+        try:
+            outcome = cycles.run(persona, dataset_id, datasets[dataset_id].table, watch)
+        except TrainingStopped:
+            shutil.rmtree(cycles.folder / "work", ignore_errors=True)
+            logger.info("cycle stopped", extra={"persona": persona.name, "dataset_id": dataset_id})
+            return None
+        finally:
+            _show_state("idle")
+    _show_outcome(outcome)
+    return outcome
+
+
+def _regression_files(settings: Settings) -> list[Path]:
+    """The demo model's own prompts and the operator's, where there are any."""
+    files = [settings.model_folder.parent / "regression.jsonl"] if settings.model == "demo" else []
+    return files if settings.trainer.gate.prompts is None else [*files, settings.trainer.gate.prompts]
+
+
+def _watch(stopping: Callable[[], bool]) -> "Watch":
+    from attune.trainer.candidate import Watch
+
+    return Watch(_show_state, _show_step, stopping)
+
+
+def _show_state(state: str) -> None:
+    for each in _STATES:
+        metrics.TRAINING_STATE.labels(each).set(each == state)
+
+
+def _show_step(done: int, steps: int) -> None:
+    metrics.TRAINING_STEP.set(done)
+    metrics.TRAINING_STEPS.set(steps)
+
+
+def _show_outcome(outcome: "Outcome") -> None:
+    metrics.TRAINING_CYCLES.labels(outcome.persona, outcome.outcome).inc()
+    metrics.TRAINING_SECONDS.labels(outcome.persona).set(outcome.seconds)
+    if outcome.policy_id:
+        metrics.VERDICT_PASSED.labels(outcome.persona).set(outcome.outcome == "passed")
+    fields: dict[str, Any] = {name: value for name, value in vars(outcome).items() if name != "created_unix_ms"}
+    logger.info("cycle ended", extra=fields)
+
+
+if __name__ == "__main__":
+    main()

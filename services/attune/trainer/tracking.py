@@ -1,0 +1,42 @@
+"""MLflow: a run for every cycle, in a local SQLite file unless the operator names a server."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+
+_EXPERIMENT = "attune"
+
+
+def stay_at_home() -> None:
+    """Keeps the libraries from calling their makers and the model hub; to be called before they are imported."""
+    os.environ.update(
+        HF_HUB_OFFLINE="1",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        MLFLOW_DISABLE_TELEMETRY="true",
+        DO_NOT_TRACK="1",
+        TQDM_DISABLE="1",
+    )
+
+
+def open_tracking(uri: str) -> None:
+    """Connects to MLflow, making its tables where they are missing, which takes seconds."""
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_experiment(_EXPERIMENT)
+
+
+@contextlib.contextmanager
+def tracked_run(name: str, tags: Mapping[str, str]) -> Iterator[None]:
+    """A run that TRL's own reports go to as well. An exception ends it as failed."""
+    import mlflow
+
+    with mlflow.start_run(run_name=name, tags=dict(tags)):
+        yield
+
+
+def track_figures(figures: Mapping[str, float]) -> None:
+    """Adds figures to the open run."""
+    import mlflow
+
+    mlflow.log_metrics(dict(figures))
