@@ -15,6 +15,8 @@ from attune.v1 import event_pb2
 # The private-use characters of Unicode, any of which may stand in for a special token's text.
 _PRIVATE_USE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
 
+_MAX_CHARACTER_BYTES = 4
+
 
 class ChatTemplate:
     """A model's own chat template and tokenizer.
@@ -34,6 +36,8 @@ class ChatTemplate:
         self._parsing = _copy(tokenizer.backend_tokenizer)
         self._plain = _copy(tokenizer.backend_tokenizer)
         self._plain.encode_special_tokens = True
+        # The most that one token adds to a text: an entry's characters are characters, or stand for bytes.
+        self.max_token_bytes = _MAX_CHARACTER_BYTES * max(map(len, self._plain.get_vocab()))
         special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         special.update(tokenizer.all_special_tokens)
         # The longest first: of `<|im_start|>` and `<|im_start|>x` the one that the tokenizer would take.

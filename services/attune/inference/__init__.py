@@ -1,0 +1,1 @@
+"""The inference service: chat and feedback over gRPC, generation by vLLM in process."""

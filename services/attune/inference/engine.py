@@ -1,0 +1,380 @@
+"""The engine: vLLM's AsyncLLM in this process, its core in a child process. The only file that imports vllm."""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from attune.errors import DeadlineExceeded, FailedPrecondition, ResourceExhausted, Unavailable
+from attune.inference.owner import mark_owner
+from attune.v1 import event_pb2
+
+logger = logging.getLogger(__name__)
+
+# After temperature, penalties, top-k and top-p: the distribution that tokens are drawn from.
+LOGPROBS_MODE = "processed_logprobs"
+
+# The ranks that vLLM takes.
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+# Requests of the engine's own (health, swap probes) that may be queued beside those that were admitted.
+_OWN_REQUESTS = 16
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How the engine is set up; see settings.EngineSettings."""
+
+    model: Path
+    max_model_len: int | None = None
+    max_num_seqs: int = 64
+    max_queued: int = 256
+    max_loras: int = 4
+    max_lora_rank: int = 16
+    kv_cache_gib: int = 1
+    gpu_memory_utilization: float = 0.85
+    omp_threads: int = 0
+    enforce_eager: bool = True
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A policy's adapter as the engine knows it: id, name and folder are of this load alone."""
+
+    policy_id: str
+    load: int
+    folder: Path
+
+
+class Generation:
+    """One request in the engine: what was sampled so far, and how it ended.
+
+    Tokens and logprobs grow as `next_text` is called; a slow caller gets several tokens at once.
+    """
+
+    def __init__(self, llm: Any, queue: Any, begun_seconds: float) -> None:
+        self._llm = llm
+        self._queue = queue
+        self._begun_seconds = begun_seconds
+        # On the monotonic clock.
+        self.first_token_seconds: float | None = None
+        self.token_ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.text = ""
+        # vLLM's word: stop, length, abort, error; None while running.
+        self.finish_reason: str | None = None
+
+    async def next_text(self) -> str:
+        """Waits for at least one more token; returns the text that follows, whole characters, perhaps none.
+
+        To be called until finish_reason is set. Raises Unavailable when the engine has died.
+        """
+        output = self._queue.get_nowait() if self._queue.output is not None else None
+        if output is None:
+            try:
+                output = await self._queue.get()
+            except Exception as error:
+                raise Unavailable("the engine has died; it is being restarted", retry_after_seconds=10) from error
+        return self._take(output)
+
+    @property
+    def behind(self) -> bool:
+        """Whether there are tokens that were not fetched."""
+        return self._queue.output is not None
+
+    async def abort(self) -> None:
+        """Stops the engine's work on it; afterwards what was sampled until now is here. Idempotent."""
+        if self.finish_reason is not None:
+            return
+        # A dead engine cannot be told, and need not be.
+        with contextlib.suppress(Exception):
+            await self.interrupt()
+            if (output := self._queue.get_nowait()) is not None:
+                self._take(output)
+        self.finish_reason = self.finish_reason or "abort"
+
+    async def interrupt(self) -> None:
+        """Stops the engine's work on it; whoever is in `next_text` gets what is left, with finish_reason `abort`."""
+        await self._llm.abort(self._queue.request_id, internal=True)
+
+    def _take(self, output: Any) -> str:
+        completion = output.outputs[0]
+        if self.first_token_seconds is None and completion.token_ids:
+            self.first_token_seconds = self._begun_seconds + output.metrics.first_token_latency
+        self.token_ids.extend(completion.token_ids)
+        if completion.logprobs is not None:
+            self.logprobs.extend(completion.logprobs.logprobs)
+        self.finish_reason = completion.finish_reason
+        text: str = completion.text
+        self.text += text
+        return text
+
+
+class Engine:
+    """vLLM, with what attune needs of it."""
+
+    def __init__(self, llm: Any, options: EngineOptions, moves: "_Moves") -> None:
+        self._llm = llm
+        self._options = options
+        self._moves = moves
+        self._requests = itertools.count(1)
+        self._loads = itertools.count(1)
+        self._cores = [psutil.Process(process.pid) for process in llm.engine_core.resources.engine_manager.processes]
+        self.model_tokens: int = llm.vllm_config.model_config.max_model_len
+        # A swap in progress: the engine does nothing else while it loads or removes an adapter.
+        self.swaps_running = 0
+
+    @classmethod
+    async def start(cls, options: EngineOptions) -> "Engine":
+        """Starts it, which takes some seconds; sets environment variables that vLLM reads when it is imported.
+
+        The starting script's main module must be guarded by `if __name__ == "__main__"`.
+        """
+        _prepare_environment(options)
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        moves = _Moves()
+        on_cpu: dict[str, Any] = (
+            {"distributed_executor_backend": "uni"}
+            if current_platform.is_cpu()
+            else {"gpu_memory_utilization": options.gpu_memory_utilization}
+        )
+        arguments = AsyncEngineArgs(
+            model=str(options.model),
+            max_model_len=options.max_model_len,
+            max_num_seqs=options.max_num_seqs,
+            max_num_queued_reqs=options.max_queued + _OWN_REQUESTS,
+            dtype=options.dtype,
+            enforce_eager=options.enforce_eager,
+            enable_lora=True,
+            max_loras=options.max_loras,
+            max_cpu_loras=options.max_loras,
+            max_lora_rank=next(rank for rank in _RANKS if rank >= options.max_lora_rank),
+            logprobs_mode=LOGPROBS_MODE,
+            enable_prefix_caching=True,
+            enable_log_requests=False,
+            use_tqdm_on_load=False,
+            **on_cpu,
+        )
+        llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[moves.logger()])
+        return cls(llm, options, moves)
+
+    async def generate(
+        self,
+        prompt_token_ids: list[int],
+        sampling: event_pb2.Sampling,
+        *,
+        tenant: str,
+        adapter: Adapter | None,
+        streaming: bool,
+    ) -> Generation:
+        """Begins a response; `sampling` must be resolved (chat.sampling), the adapter loaded and not yet unloaded.
+
+        Cached prefixes are shared within a tenant only. Raises ResourceExhausted when the engine's queue is full and
+        Unavailable when it is dead.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            max_tokens=sampling.max_tokens,
+            seed=sampling.seed if sampling.HasField("seed") else None,
+            stop=list(sampling.stop) or None,
+            logprobs=0,
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.DELTA if streaming else RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,
+        )
+        return await self._begin(prompt_token_ids, parameters, tenant=tenant, adapter=adapter)
+
+    async def score(
+        self, prompt_token_ids: Sequence[int], output_token_ids: Sequence[int], *, adapter: Adapter | None
+    ) -> list[float]:
+        """Natural log-probability of each output token given what is before it, at temperature 1."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = SamplingParams(
+            max_tokens=1, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
+        )
+        sequence = [*prompt_token_ids, *output_token_ids]
+        generation = await self._begin(sequence, parameters, tenant="", adapter=adapter)
+        try:
+            output = await generation._queue.get()
+        finally:
+            await generation.abort()
+        positions = output.prompt_logprobs[len(prompt_token_ids) :]
+        return [position[token].logprob for position, token in zip(positions, output_token_ids, strict=True)]
+
+    async def probe(self, deadline_seconds: float) -> None:
+        """Generates one token; raises DeadlineExceeded or Unavailable when it cannot."""
+        sampling = event_pb2.Sampling(temperature=0, top_p=1, max_tokens=1)
+        generation = None
+        try:
+            async with asyncio.timeout(deadline_seconds):
+                generation = await self.generate([0], sampling, tenant="", adapter=None, streaming=False)
+                await generation.next_text()
+        except TimeoutError:
+            raise DeadlineExceeded(f"the engine generated nothing in {deadline_seconds:g} s") from None
+        finally:
+            if generation is not None:
+                await generation.abort()
+
+    def adapter(self, policy_id: str, adapters: Path) -> Adapter:
+        """A fresh id, name and folder below `adapters` for loading a policy; the caller fills the folder."""
+        load = next(self._loads)
+        return Adapter(policy_id, load, adapters / f"{policy_id}.{load}")
+
+    async def load(self, adapter: Adapter) -> None:
+        """Puts an adapter into the engine, before any request names it; running streams go on.
+
+        Raises FailedPrecondition when the engine does not take it.
+        """
+        async with self._swapping():
+            try:
+                taken = await self._llm.add_lora(_lora_request(adapter))
+            except Exception as error:
+                if self.dead:
+                    raise Unavailable("the engine has died") from error
+                raise FailedPrecondition(f"the engine does not take {adapter.policy_id}: {type(error).__name__}") from (
+                    error
+                )
+        if not taken:
+            raise FailedPrecondition(f"the engine does not take {adapter.policy_id}")
+
+    async def unload(self, adapter: Adapter) -> None:
+        """Takes an adapter out; every stream that names it must have ended, or the engine would load it again."""
+        async with self._swapping():
+            await self._llm.remove_lora(adapter.load)
+
+    @property
+    def max_adapters(self) -> int:
+        return self._options.max_loras
+
+    @property
+    def dead(self) -> bool:
+        """Whether vLLM knows that its core has ended."""
+        return bool(self._llm.errored)
+
+    @property
+    def last_move_seconds(self) -> float:
+        """When the core last reported a step, on the monotonic clock."""
+        return self._moves.last_seconds
+
+    def stopped(self) -> bool:
+        """Whether one of the core's processes is gone or does not run (SIGSTOP, a debugger)."""
+        try:
+            return any(
+                core.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE)
+                for core in self._cores
+            )
+        except psutil.NoSuchProcess:
+            return True
+
+    def stop(self) -> None:
+        """Ends the core's processes; those that do not end in time are killed."""
+        for core in self._cores:
+            # A frozen process would not hear that it should end.
+            with contextlib.suppress(psutil.Error):
+                if core.status() == psutil.STATUS_STOPPED:
+                    core.kill()
+        self._llm.shutdown()
+
+    async def _begin(
+        self, prompt_token_ids: list[int], parameters: Any, *, tenant: str, adapter: Adapter | None
+    ) -> Generation:
+        from vllm.exceptions import GracefulHTTPError
+        from vllm.inputs import tokens_input
+
+        request_id = str(next(self._requests))
+        begun_seconds = time.monotonic()
+        try:
+            queue = await self._llm.add_request(
+                request_id,
+                tokens_input(prompt_token_ids, cache_salt=tenant or None),
+                parameters,
+                lora_request=None if adapter is None else _lora_request(adapter),
+            )
+        except GracefulHTTPError as error:
+            raise ResourceExhausted("the engine's queue is full", retry_after_seconds=1) from error
+        except asyncio.CancelledError:
+            # The core may have it already.
+            await self._llm.abort(request_id)
+            raise
+        except Exception as error:
+            if self.dead:
+                raise Unavailable("the engine has died; it is being restarted", retry_after_seconds=10) from error
+            raise
+        return Generation(self._llm, queue, begun_seconds)
+
+    @contextlib.asynccontextmanager
+    async def _swapping(self) -> Any:
+        self.swaps_running += 1
+        try:
+            yield
+        finally:
+            self.swaps_running -= 1
+
+
+class _Moves:
+    """Sees each step that the core reports, those that only read prompts included."""
+
+    def __init__(self) -> None:
+        self.last_seconds = time.monotonic()
+
+    def logger(self) -> Any:
+        """A factory of stat loggers, the one place where vLLM tells of each step."""
+        from vllm.v1.metrics.loggers import StatLoggerBase
+
+        moves = self
+
+        class StepLogger(StatLoggerBase):  # type: ignore[misc]
+            def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+                pass
+
+            def record(self, *_: Any, **__: Any) -> None:
+                moves.last_seconds = time.monotonic()
+
+            def log_engine_initialized(self) -> None:
+                pass
+
+        return StepLogger
+
+
+def _lora_request(adapter: Adapter) -> Any:
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(f"{adapter.policy_id}.{adapter.load}", adapter.load, str(adapter.folder))
+
+
+def _prepare_environment(options: EngineOptions) -> None:
+    """What vLLM reads from the environment, here and in its child processes."""
+    mark_owner()
+    threads = options.omp_threads or max(1, len(os.sched_getaffinity(0)) // 2)
+    os.environ.update(
+        VLLM_NO_USAGE_STATS="1",
+        VLLM_CONFIGURE_LOGGING="0",
+        VLLM_LOGGING_LEVEL="WARNING",
+        # A forked child would inherit gRPC's and torch's threads' locks.
+        VLLM_WORKER_MULTIPROC_METHOD="spawn",
+        VLLM_CPU_KVCACHE_SPACE=str(options.kv_cache_gib),
+        VLLM_CPU_OMP_THREADS_BIND="nobind",
+        OMP_NUM_THREADS=str(threads),
+        HF_HUB_OFFLINE="1",
+    )

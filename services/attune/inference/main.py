@@ -1,0 +1,219 @@
+"""The inference service: `python -m attune.inference.main --config FILE`."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from attune import rpc
+from attune.chat.model import model_hash
+from attune.chat.template import ChatTemplate
+from attune.errors import AttuneError, NotFound, Unavailable
+from attune.eventlog.sqlite import SqliteLog
+from attune.ids import DEFAULT_TENANT
+from attune.inference.admission import Admission
+from attune.inference.capture import Hashes
+from attune.inference.chat import ChatService
+from attune.inference.engine import Engine, EngineOptions
+from attune.inference.feedback import FeedbackService
+from attune.inference.health import HealthMonitor
+from attune.inference.policies import Policies
+from attune.keys import Keys, PolicyVerifier
+from attune.logs import configure_logging
+from attune.metrics import serve_metrics
+from attune.personas import load_personas
+from attune.registry.policies import Registry
+from attune.registry.rollouts import RolloutLog
+from attune.runtime import clear_endpoints, die_with_parent, write_endpoints
+from attune.settings import Settings, load_settings
+from attune.v1 import chat_pb2, chat_pb2_grpc, feedback_pb2, feedback_pb2_grpc
+
+logger = logging.getLogger("attune.inference")
+
+_CHAT = chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name
+_FEEDBACK = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"].full_name
+
+_WARM_UP_SECONDS = 300.0
+_CLOSE_SECONDS = 2.0
+_DAY_SECONDS = 86_400
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(prog="attune.inference", description="The inference service.")
+    arguments.add_argument("--config", type=Path, help="TOML file; defaults and the environment without it.")
+    die_with_parent()
+    try:
+        settings = load_settings(arguments.parse_args().config)
+        configure_logging("inference", settings.log_level)
+        return asyncio.run(serve(settings))
+    except AttuneError as error:
+        print(error.message, file=sys.stderr)  # noqa: T201 - the last word of a process that cannot start
+        return 1
+
+
+async def serve(settings: Settings) -> int:
+    """Serves until SIGTERM or SIGINT (0), or until the engine is dead (1), for the supervisor to start it again."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+
+    inference = settings.inference
+    personas = load_personas(settings.personas_folder)
+    if settings.default_persona not in personas:
+        raise NotFound(f"the default persona {settings.default_persona} has no file in {settings.personas_folder}")
+    keys = Keys.load_or_create(settings.data / "keys")
+    verifier = PolicyVerifier.load_or_create(settings.data / "keys")
+    server = rpc.build_server(max_message_bytes=inference.max_message_bytes)
+    # What is taken (ports, the event log) is found out before the engine takes its time.
+    grpc_port = rpc.bind(server, inference.host, inference.grpc_port)
+    metrics_port, metrics_server, metrics_thread = serve_metrics(inference.host, inference.metrics_port)
+    log = SqliteLog(
+        settings.data / "spool",
+        max_bytes=settings.event_log.max_mib << 20,
+        readers=settings.event_log.readers,
+        feedback_share=settings.event_log.feedback_share,
+    )
+    try:
+        template = await asyncio.to_thread(ChatTemplate.load, settings.model_folder)
+        base_model_hash = await asyncio.to_thread(model_hash, settings.model_folder)
+        engine = await Engine.start(_engine_options(settings))
+        try:
+            policies = Policies(
+                engine,
+                Registry(settings.data / "registry", verifier),
+                RolloutLog(settings.data / "registry"),
+                personas,
+                base_model_hash=base_model_hash,
+                adapters=settings.data / "adapters",
+            )
+            chat = ChatService(
+                engine=engine,
+                template=template,
+                policies=policies,
+                log=log,
+                keys=keys,
+                personas=personas,
+                default_persona=settings.default_persona,
+                hashes=Hashes(base_model_hash, template.tokenizer_hash, template.hash),
+                admission=Admission(inference.max_concurrent_requests),
+                feedback_token_seconds=inference.feedback_token_days * _DAY_SECONDS,
+            )
+            feedback = FeedbackService(log, keys, DEFAULT_TENANT)
+            service = InferenceServer(server, engine, policies, chat, feedback)
+            await service.warm_up()
+            await service.open()
+            write_endpoints(settings.data, "inference", grpc=grpc_port, metrics=metrics_port)
+            logger.info("inference is up", extra={"grpc_port": grpc_port, "metrics_port": metrics_port})
+            try:
+                healthy = await service.run(stopping)
+            finally:
+                clear_endpoints(settings.data, "inference")
+                await service.close(inference.grace_seconds if stopping.is_set() else 0)
+        finally:
+            engine.stop()
+    finally:
+        log.close()
+        metrics_server.shutdown()
+        metrics_thread.join(_CLOSE_SECONDS)
+    return 0 if healthy else 1
+
+
+class InferenceServer:
+    """Chat, feedback, health and reflection on one gRPC server, and the tasks behind them."""
+
+    def __init__(
+        self,
+        server: grpc.aio.Server,
+        engine: Engine,
+        policies: Policies,
+        chat: ChatService,
+        feedback: FeedbackService,
+    ) -> None:
+        self._server = server
+        self._engine = engine
+        self._policies = policies
+        self._chat = chat
+        self._answers = health.aio.HealthServicer()
+        chat_pb2_grpc.add_ChatServiceServicer_to_server(chat, server)
+        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._answers, server)
+        rpc.add_reflection(server, (_CHAT, _FEEDBACK, health.SERVICE_NAME))
+
+    async def warm_up(self) -> None:
+        """The first generation compiles; then what the rollout log says is put in service."""
+        begun = time.monotonic()
+        await self._engine.probe(_WARM_UP_SECONDS)
+        self._policies.clear()
+        await self._policies.refresh()
+        logger.info("engine is warm", extra={"seconds": round(time.monotonic() - begun, 2)})
+
+    async def open(self) -> None:
+        await self._say(True)
+        await self._server.start()
+
+    async def run(self, stopping: asyncio.Event) -> bool:
+        """Follows rollouts and health until told to stop (True) or until the engine is dead (False).
+
+        From then on new calls are refused and health says NOT_SERVING.
+        """
+        ending = asyncio.Event()
+        following = asyncio.create_task(self._policies.run(ending))
+        watching = asyncio.create_task(HealthMonitor(self._engine, say=self._say).run(ending))
+        told = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait({following, watching, told}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._chat.admission.shut("stopping", Unavailable("the server is stopping", retry_after_seconds=5))
+            await self._answers.enter_graceful_shutdown()
+            ending.set()
+            for task in (told, following):
+                task.cancel()
+            await asyncio.wait({following, watching, told})
+        if following.done() and not following.cancelled():
+            following.result()
+        return not watching.result()
+
+    async def close(self, grace_seconds: float) -> None:
+        """Lets running calls finish in time, cuts the others short, logs them all."""
+        if not await self._chat.admission.wait_idle(grace_seconds):
+            await self._chat.abort_all()
+            await self._chat.admission.wait_idle(_CLOSE_SECONDS)
+        await self._server.stop(_CLOSE_SECONDS)
+        await self._chat.settle()
+        self._policies.clear()
+
+    async def _say(self, serving: bool) -> None:
+        if serving:
+            self._chat.admission.open("engine")
+        else:
+            self._chat.admission.shut("engine", Unavailable("the engine does not answer", retry_after_seconds=5))
+        state = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", _CHAT, _FEEDBACK):
+            await self._answers.set(name, state)
+
+
+def _engine_options(settings: Settings) -> EngineOptions:
+    engine = settings.engine
+    return EngineOptions(
+        model=settings.model_folder,
+        max_model_len=engine.max_model_len,
+        max_num_seqs=engine.max_num_seqs,
+        max_queued=settings.inference.max_concurrent_requests,
+        max_loras=engine.max_loras,
+        max_lora_rank=engine.max_lora_rank,
+        kv_cache_gib=engine.kv_cache_gib,
+        gpu_memory_utilization=engine.gpu_memory_utilization,
+        omp_threads=engine.omp_threads,
+        enforce_eager=engine.enforce_eager,
+        dtype=engine.dtype,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
