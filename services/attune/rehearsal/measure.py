@@ -91,14 +91,25 @@ def claims(answers: Iterable[Answer]) -> Proportion:
     return Proportion(kinds.count(CLAIM), len(kinds))
 
 
-def skills(before: Measurement, after: Measurement) -> tuple[SkillFigures, ...]:
-    """Exact matches by skill, in the items' order."""
-    names = dict.fromkeys(answer.item.skill for answer in before.greedy if answer.item.skill != ERRANDS_SKILL)
-    return tuple(SkillFigures(name, _right(before, name), _right(after, name)) for name in names)
+def skills(before: Measurement, after: Measurement, persona: str) -> tuple[SkillFigures, ...]:
+    """Exact matches by skill, in the items' order.
+
+    A skill that this persona has is counted on its answers alone: another persona's would only dilute a loss.
+    """
+    personas: dict[str, set[str]] = {}
+    for answer in before.greedy:
+        if answer.item.skill != ERRANDS_SKILL:
+            personas.setdefault(answer.item.skill, set()).add(answer.item.persona)
+    counted = {skill: {persona} if persona in have else have for skill, have in personas.items()}
+    return tuple(
+        SkillFigures(skill, _right(before, skill, of), _right(after, skill, of)) for skill, of in counted.items()
+    )
 
 
-def _right(measurement: Measurement, skill: str) -> Proportion:
-    kinds = [answer.kind for answer in measurement.greedy if answer.item.skill == skill]
+def _right(measurement: Measurement, skill: str, personas: Collection[str]) -> Proportion:
+    kinds = [
+        answer.kind for answer in measurement.greedy if answer.item.skill == skill and answer.item.persona in personas
+    ]
     return Proportion(kinds.count(RIGHT), len(kinds))
 
 
