@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import multiprocessing
 import os
 import select
 import signal
@@ -40,7 +41,8 @@ def clear_endpoints(data: Path, service: str) -> None:
 def die_with_parent() -> None:
     """Asks the kernel to kill this process when the thread that started it ends (Linux only; elsewhere does nothing).
 
-    A parent that died before the call is not noticed: `attune up` makes the same call between fork and exec.
+    A parent that died before the call is noticed in what multiprocessing started; `attune up` needs no such care, for
+    it makes the same call between fork and exec.
     """
     parent = os.getppid()
     try:
@@ -48,7 +50,8 @@ def die_with_parent() -> None:
     except (OSError, AttributeError):
         return
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
+    starter = multiprocessing.parent_process()
+    if os.getppid() != parent or (starter is not None and not starter.is_alive()):
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -10,6 +10,7 @@ import typer
 from attune.cli.config import config_app
 from attune.cli.options import ConfigOption, DataOption, config_file, environment
 from attune.cli.policy import policy_app
+from attune.cli.rehearse import rehearse
 from attune.cli.train import train
 from attune.errors import AttuneError
 
@@ -19,7 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
 )
 demo_model_app = typer.Typer(help="The small model that attune is shown with.", no_args_is_help=True)
 
@@ -46,9 +47,9 @@ def up(
 
 @app.command("chat")
 def chat(
-    persona: Annotated[str, typer.Option(help="Whom to talk to.  [default: the server's]")] = "",
+    persona: Annotated[str, typer.Option(help="Whom to talk to; the server's default without it.")] = "",
     server: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Where.  [default: the `attune up` of the data folder]")
+        str | None, typer.Option(metavar="HOST:PORT", help="Where; without it the `attune up` of the data folder.")
     ] = None,
     end_user: Annotated[str, typer.Option(help="Who is talking; only a keyed hash of it is kept.")] = "",
     config: ConfigOption = None,
@@ -64,7 +65,7 @@ def chat(
 @demo_model_app.command("build")
 def build_demo_model(
     target: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where to write it.  [default: where attune keeps it]")
+        Path | None, typer.Option(metavar="FOLDER", help="Where to write it; without it where attune keeps it.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Another seed is another model.")] = None,
     seconds: Annotated[float | None, typer.Option(min=1, help="Budget on two cores; fixes the steps.")] = None,
@@ -77,6 +78,7 @@ def build_demo_model(
 
 
 app.command("train")(train)
+app.command("rehearse")(rehearse)
 app.add_typer(policy_app, name="policy")
 app.add_typer(config_app, name="config")
 app.add_typer(demo_model_app, name="demo-model")

@@ -13,7 +13,7 @@ DEFAULT_CONFIG = Path("attune.toml")
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="Settings, TOML.  [default: attune.toml, if it is there]"),
+    typer.Option("--config", metavar="FILE", help="Settings, TOML; attune.toml without it, if it is there."),
 ]
 DataOption = Annotated[
     Path | None, typer.Option("--data", metavar="FOLDER", help="The folder that everything is kept in.")

@@ -276,7 +276,7 @@ def _keep(
             continue
         looked_at = now
         for each in watched:
-            was_ready = each.ready
+            was_ready = each.ready and each.pid == supervisor.pid(each.name)
             each.look(settings.data, supervisor.pid(each.name), now)
             if each.ready and not was_ready:
                 _line(console, f"{each.name} is ready")

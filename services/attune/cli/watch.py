@@ -65,7 +65,7 @@ class Watched:
     ready: bool = False
     unwell_seconds: float = 0.0
     policies: dict[str, str] = field(default_factory=dict)
-    _pid: int | None = None
+    pid: int | None = None
     _looked_at: float = 0.0
 
     def look(self, data: Path, pid: int | None, now: float, timeout_seconds: float = 0.5) -> None:
@@ -75,8 +75,8 @@ class Watched:
         """
         passed = min(now - self._looked_at, _LONGEST_LOOK_SECONDS)
         self._looked_at = now
-        if pid != self._pid:
-            self._pid, self.ready, self.unwell_seconds = pid, False, 0.0
+        if pid != self.pid:
+            self.pid, self.ready, self.unwell_seconds = pid, False, 0.0
             passed = 0.0
         page = self._page(data, pid, timeout_seconds)
         if page is not None and page.serving:
