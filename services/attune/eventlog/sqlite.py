@@ -245,6 +245,9 @@ class SqliteLog:
                 self._queue.put(None)
         self._thread.join()
         self._reader.close()
+        if self._writer is not None:  # the last connection to close empties the WAL into the database
+            self._writer.close()
+            self._writer = None
         self._writer_lock.release()
 
     def _run(self) -> None:
@@ -263,8 +266,6 @@ class SqliteLog:
             with self._gate:
                 self._closed = True
             self._fail_waiting()
-            if self._writer is not None:
-                self._writer.close()
 
     def _take_group(self, wait_seconds: float) -> tuple[list["_Append"], bool]:
         """Everything that waits, up to a bound, and whether the log was closed behind it."""

@@ -1,0 +1,1 @@
+"""The lake: Delta tables of events, and the datasets made from them."""

@@ -1,0 +1,197 @@
+"""From the event log to the lake, each event exactly once."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from attune import metrics
+from attune.errors import Unavailable
+from attune.eventlog import FEEDBACK, RESPONSES, EventReader, Record
+from attune.lake import tables
+from attune.lake.delta import Conflict, LakeTable
+from attune.lake.lake import Lake
+from attune.lake.tables import PoisonousRecord, Position
+
+logger = logging.getLogger(__name__)
+
+READER = "aggregator"
+
+_BATCH_BYTES = 64 << 20
+_IDS_REMEMBERED = 200_000
+
+Row = dict[str, Any]
+_ROW_OF: dict[str, Callable[[bytes, Position], Row]] = {
+    tables.RESPONSES: tables.response_row,
+    tables.FEEDBACK: tables.feedback_row,
+}
+
+
+class SeenIds:
+    """The event ids that a table got lately, the oldest forgotten first."""
+
+    def __init__(self, ids: Iterable[str], limit: int = _IDS_REMEMBERED) -> None:
+        self._limit = limit
+        self._order: deque[str] = deque()
+        self._ids: set[str] = set()
+        self.add(ids)
+
+    def __contains__(self, event_id: str) -> bool:
+        return event_id in self._ids
+
+    def add(self, ids: Iterable[str]) -> None:
+        for event_id in ids:
+            if event_id not in self._ids:
+                self._ids.add(event_id)
+                self._order.append(event_id)
+        while len(self._order) > self._limit:
+            self._ids.discard(self._order.popleft())
+
+
+class Ingest:
+    """Moves batches of one topic into its table.
+
+    A batch is committed with the offset that follows it, so a crash at any step leaves it in the lake whole or not at
+    all, and the next start goes on from what the lake says. Any number may run at once: one of them gets a batch in,
+    the others drop theirs and go on behind it. Records that no row can be made of go to the dead letters first.
+    """
+
+    def __init__(
+        self,
+        log: EventReader,
+        lake: Lake,
+        topic: str,
+        *,
+        batch_records: int,
+        reached: Callable[[str], None] = lambda _step: None,
+    ) -> None:
+        """`reached` is told each step that is done; crash tests end the process there."""
+        self._log = log
+        self._topic = topic
+        self._name, self._table = {
+            RESPONSES: (tables.RESPONSES, lake.responses),
+            FEEDBACK: (tables.FEEDBACK, lake.feedback),
+        }[topic]
+        self._dead_letter = lake.dead_letter
+        self._batch_records = batch_records
+        self._reached = reached
+        self._seen = _recent_ids(self._table)
+        self._alarmed: set[int] = set()
+
+    def poll(self) -> int:
+        """Ingests at most one batch of each partition; returns how many records the fullest had."""
+        fullest, lag = 0, 0
+        for partition in self._log.partitions(self._topic):
+            try:
+                taken, left = self._ingest(partition)
+            except Conflict as conflict:
+                metrics.LAKE_CONFLICTS.labels(self._name).inc()
+                logger.info("batch dropped", extra={"topic": self._topic, "reason": conflict.message})
+                self._reload()
+                taken, left = 1, 0
+            except Unavailable:
+                self._reload()
+                raise
+            fullest, lag = max(fullest, taken), lag + left
+        metrics.LAKE_LAG.labels(self._topic).set(lag)
+        return fullest
+
+    def _ingest(self, partition: int) -> tuple[int, int]:
+        """How many records were taken, and how many are left."""
+        source = f"{self._log.log_id}/{self._topic}/{partition}"
+        if not self._in_range(source, partition):
+            return 0, 0
+        first = self._table.next_offset(source)
+        records = self._log.read(self._topic, partition, first, self._batch_records, _BATCH_BYTES)
+        following = first
+        if records:
+            if records[0].offset != first:
+                raise Conflict(f"{source} was trimmed to {records[0].offset} while it was read at {first}")
+            following = records[-1].offset + 1
+            rows, dead = self._convert(records)
+            self._reached("converted")
+            self._append_dead_letters(dead, source, following)
+            self._reached("dead letters written")
+            self._table.append(tables.to_arrow(self._name, rows), source, first, following)
+            self._reached("committed")
+            self._seen.add(row["event_id"] for row in rows)
+            metrics.LAKE_ROWS.labels(self._name).inc(len(rows))
+        self._make_durable(partition, following)
+        return len(records), self._log.range(self._topic, partition).next - following
+
+    def _in_range(self, source: str, partition: int) -> bool:
+        """Whether the log holds the place to go on at; if not, the alarm is raised and the partition rests for good.
+
+        A handle that another aggregator has overtaken may stand before what was trimmed since: it is loaded anew first.
+        """
+        if partition in self._alarmed:
+            return False
+        stored, held = self._table.next_offset(source), self._log.range(self._topic, partition)
+        if not held.first <= stored <= held.next:
+            self._reload()
+            stored, held = self._table.next_offset(source), self._log.range(self._topic, partition)
+        if held.first <= stored <= held.next:
+            return True
+        self._alarmed.add(partition)
+        metrics.LAKE_OFFSET_ALARMS.labels(self._topic).inc()
+        logger.error(
+            "the lake's offset is outside the event log; nothing more of it is ingested",
+            extra={"source": source, "stored": stored, "log_first": held.first, "log_next": held.next},
+        )
+        return False
+
+    def _convert(self, records: list[Record]) -> tuple[list[Row], list[Row]]:
+        """Rows without repeated events, and dead letters."""
+        rows: list[Row] = []
+        dead: list[Row] = []
+        ids: set[str] = set()
+        for record in records:
+            at = Position(self._log.log_id, record.partition, record.offset)
+            try:
+                row = _ROW_OF[self._name](record.payload, at)
+            except PoisonousRecord as poison:
+                dead.append(tables.dead_letter_row(record.topic, record.key, record.payload, str(poison), at))
+                continue
+            if row["event_id"] in ids or row["event_id"] in self._seen:
+                metrics.LAKE_REPEATED.labels(self._name).inc()
+                continue
+            ids.add(row["event_id"])
+            rows.append(row)
+        return rows, dead
+
+    def _append_dead_letters(self, dead: list[Row], source: str, following: int) -> None:
+        """Its table keeps an offset of its own for the source: what a crashed try has written already is left out."""
+        written = self._dead_letter.next_offset(source)
+        dead = [row for row in dead if row["log_offset"] >= written]
+        if not dead:
+            return
+        rows = tables.to_arrow(tables.DEAD_LETTER, dead)
+        self._dead_letter.append(rows, source, written, max(written, following))
+        metrics.DEAD_LETTERS.labels(self._topic).inc(len(dead))
+        for row in dead:
+            logger.warning(
+                "record set aside", extra={"source": source, "offset": row["log_offset"], "reason": row["reason"]}
+            )
+
+    def _make_durable(self, partition: int, following: int) -> None:
+        """Only what is on the disk may be trimmed from the log."""
+        if self._log.positions(READER).get((self._topic, partition)) == following:
+            return
+        self._dead_letter.sync()
+        self._table.sync()
+        self._reached("synced")
+        self._log.commit(READER, {(self._topic, partition): following})
+        self._reached("positioned")
+        self._table.tidy()
+        self._reached("tidied")
+
+    def _reload(self) -> None:
+        self._table.reload()
+        self._dead_letter.reload()
+        self._seen = _recent_ids(self._table)
+
+
+def _recent_ids(table: LakeTable) -> SeenIds:
+    """From the newest rows of the table."""
+    rows = table.read(["created_unix_ms", "event_id"]).sort_by("created_unix_ms")
+    return SeenIds(rows["event_id"].slice(max(0, rows.num_rows - _IDS_REMEMBERED)).to_pylist())
