@@ -112,8 +112,9 @@ def _service(name: str, environment: Mapping[str, str]) -> int:
     if "stubborn" in orders:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     port, _, _ = metrics.serve_metrics("127.0.0.1", 0)
-    metrics.ENGINE_SERVING.set(1)
-    metrics.POLICY_IN_SERVICE.labels("concierge").set(0)
+    if name == "inference":
+        metrics.ENGINE_SERVING.set(1)
+        metrics.POLICY_IN_SERVICE.labels("concierge").set(0)
     runtime.write_endpoints(data, name, grpc=1, metrics=port)
     seen = ""
     while not stopping.wait(0.05):

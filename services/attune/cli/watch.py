@@ -17,17 +17,17 @@ _LONGEST_LOOK_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Page:
-    """What one look at a metrics page showed."""
+    """What one look at a metrics page showed; every service's page has all of it, inference's means it."""
 
-    serving: bool
+    engine_serving: bool
     policies: Mapping[str, str]
 
 
 def read_page(text: str) -> Page:
-    """A page without `attune_engine_serving` is another service's: it serves because it answers."""
+    """Picks what the supervisor wants to know out of a page in Prometheus' text format."""
     serving = _SERVING.search(text)
     return Page(
-        serving=serving is None or float(serving[1]) == 1,
+        engine_serving=serving is not None and float(serving[1]) == 1,
         policies={persona: policy_id(int(float(number))) for persona, number in _POLICY.findall(text)},
     )
 
@@ -69,7 +69,7 @@ class Watched:
     _looked_at: float = 0.0
 
     def look(self, data: Path, pid: int | None, now: float, timeout_seconds: float = 0.5) -> None:
-        """Ready is a process that has written its endpoints and whose page says that it serves.
+        """Ready is a process that has written its endpoints and whose page answers: inference's, that it serves.
 
         Time counts as unwell only as far as there were looks: a supervisor that was suspended blames nobody.
         """
@@ -79,7 +79,7 @@ class Watched:
             self.pid, self.ready, self.unwell_seconds = pid, False, 0.0
             passed = 0.0
         page = self._page(data, pid, timeout_seconds)
-        if page is not None and page.serving:
+        if page is not None and (page.engine_serving or self.name != "inference"):
             self.ready, self.unwell_seconds, self.policies = True, 0.0, dict(page.policies)
         elif pid is not None:
             self.unwell_seconds += passed
