@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from attune import metrics
-from attune.errors import Unavailable
+from attune.errors import DataLoss, Unavailable
 from attune.eventlog import FEEDBACK, RESPONSES, EventReader, Record
 from attune.lake import tables
 from attune.lake.delta import Conflict, LakeTable
@@ -89,7 +89,7 @@ class Ingest:
                 logger.info("batch dropped", extra={"topic": self._topic, "reason": conflict.message})
                 self._reload()
                 taken, left = 1, 0
-            except Unavailable:
+            except (Unavailable, DataLoss):
                 self._reload()
                 raise
             fullest, lag = max(fullest, taken), lag + left

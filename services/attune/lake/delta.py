@@ -31,7 +31,7 @@ _VACUUM_RETENTION_HOURS = 1
 
 
 class Conflict(Aborted):
-    """Another writer was first: the batch is not written, and the handle has been loaded anew."""
+    """Another writer was first: the batch is not written, and the handle has to be loaded anew."""
 
 
 class LakeTable:
@@ -64,26 +64,24 @@ class LakeTable:
 
     def next_offset(self, source: str) -> int:
         """The offset that the next batch of this source has to begin with; 0 for a source never seen."""
-        return self._handle.transaction_version(source) or 0
+        with _reported(self._folder):
+            return self._handle.transaction_version(source) or 0
 
     def append(self, rows: pa.Table, source: str, first: int, following: int) -> None:
         """Writes the rows, and that the source goes on at `following`, in one commit; no rows still move the offset.
 
         Raises Conflict when the source does not stand at `first`, or another writer moves it meanwhile; Unavailable
-        when the store fails, and then the batch may or may not be there: look at next_offset.
+        when the store fails, and then the batch may or may not be there: reload and look at next_offset.
         """
         stored = self.next_offset(source)
         if stored != first:
-            self.reload()
             raise Conflict(f"{self._folder.name} stands at {stored} of {source}, not at {first}")
         properties = CommitProperties(app_transactions=[Transaction(source, following)])
         try:
             write_deltalake(self._handle, rows, mode="append", commit_properties=properties)
         except CommitFailedError as error:
-            self.reload()
             raise Conflict(f"another writer moved {source} in {self._folder.name}") from error
         except (DeltaError, OSError) as error:
-            self.reload()
             raise Unavailable(f"{self._folder.name} cannot be written: {error}") from error
 
     def reload(self) -> None:
