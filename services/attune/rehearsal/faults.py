@@ -1,6 +1,6 @@
 """Kills a working ring, part by part and as a whole, and looks whether anything is lost.
 
-    python -m attune.rehearsal.faults --data FOLDER [--config FILE] [--rounds 2]
+    python -m attune.rehearsal.faults --config deploy/demo.toml [--data FOLDER] [--rounds 2]
 
 Clients talk and vote meanwhile, and write down what they were told; nobody stops for a fault. Afterwards every
 acknowledged response and feedback must be in the lake exactly once, word for word; nothing of a killed ring may still
@@ -20,8 +20,9 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -32,14 +33,20 @@ from deltalake.exceptions import TableNotFoundError
 
 from attune.client import Client
 from attune.errors import AttuneError, DeadlineExceeded, ResourceExhausted, Unavailable
-from attune.ids import DEFAULT_TENANT
 from attune.lake.audit import Audit, audit, count_ids
-from attune.lake.dataset import list_datasets
 from attune.lake.tables import RESPONSES
 from attune.rehearsal.demo.prompts import likes, user_prompts
 from attune.runtime import read_endpoints
 
 SERVICES = ("aggregator", "rollout", "trainer", "inference")
+PARTS = (*SERVICES, "engine", "supervisor", "everything")
+"""What is killed, in this order; the engine is a child of inference."""
+PORTS = {
+    "ATTUNE_INFERENCE__GRPC_PORT": "0",
+    "ATTUNE_ROLLOUT__GRPC_PORT": "0",
+    **{f"ATTUNE_{service.upper()}__METRICS_PORT": "0" for service in SERVICES},
+}
+"""Settings by which the system chooses free ports; after a restart they are others."""
 PERSONA = "concierge"
 
 # What a client may meet while a server dies or is not there.
@@ -89,6 +96,9 @@ class Ledger:
     def told_feedback(self, feedback_id: str, response_id: str) -> None:
         self._write({"feedback_id": feedback_id, "response_id": response_id})
         self.feedback[feedback_id] = response_id
+
+    def answered_by(self, policy_id: str) -> bool:
+        return any(policy == policy_id for policy, _ in list(self.responses.values()))
 
     def close(self) -> None:
         self._stream.close()
@@ -165,6 +175,7 @@ class Ring:
 
     def __init__(self, data: Path, config: Path | None, overrides: Mapping[str, str]) -> None:
         self.data = data
+        data.mkdir(parents=True, exist_ok=True)
         self._command = [sys.executable, "-m", "attune.cli.main", "up", "--data", str(data)]
         if config is not None:
             self._command += ["--config", str(config)]
@@ -224,11 +235,12 @@ class Ring:
             return found
         return []
 
-    def kill(self, service: str) -> None:
-        """kill -9 of the service's own process; returns once another one is ready in its place."""
+    def kill(self, part: str) -> None:
+        """kill -9 of a service's own process, or of the engine; returns once another one is ready in its place."""
+        service = "inference" if part == "engine" else part
         pid = until(lambda: self.pid(service), _READY_SECONDS, f"{service} runs")
         before = [process for process in self.processes() if _session(process) == pid]
-        os.kill(pid, signal.SIGKILL)
+        os.kill(_largest(before, but=pid).pid if part == "engine" else pid, signal.SIGKILL)
         until(lambda: self.pid(service) not in (None, pid), _READY_SECONDS, f"{service} runs again")
         self.processes()
         until(lambda: not any(map(_runs, before)), _GONE_SECONDS, f"all of the killed {service} is gone")
@@ -291,6 +303,11 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
+def _largest(processes: Sequence[psutil.Process], but: int) -> psutil.Process:
+    """The process with the most memory: below inference that is the engine."""
+    return max((process for process in processes if process.pid != but), key=lambda process: process.memory_info().rss)
+
+
 def _session(process: psutil.Process) -> int:
     try:
         return os.getsid(process.pid)
@@ -306,6 +323,9 @@ class Fault:
     recovered_seconds: float
     acknowledged: int
 
+    def __str__(self) -> str:
+        return f"{self.name:12} round again after {self.recovered_seconds:5.1f} s; {self.acknowledged} acknowledged"
+
 
 @dataclass
 class Findings:
@@ -319,65 +339,81 @@ class Findings:
 
 
 def rehearse_faults(
-    data: Path, config: Path | None, overrides: Mapping[str, str], *, rounds: int, talkers: int, seed: int,
-    say: Callable[[str], None],
-) -> Findings:  # fmt: skip
-    """Starts a ring, kills everything in turn under load, and compares; what must hold and did not is a miss."""
+    ring: Ring,
+    *,
+    parts: Sequence[str] = PARTS,
+    rounds: int = 1,
+    talkers: int = 6,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda _: None,
+) -> Findings:
+    """Kills each part of a started ring in turn under load, then stops it and compares.
+
+    What is lost or left over is a miss among the findings; raises FaultError when the ring does not come back.
+    """
     findings = Findings()
-    data.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(data / "told.jsonl")
-    with Ring(data, config, overrides) as ring:
-        ring.wait_until_ready()
-        with Load(data, ledger, talkers=talkers, seed=seed) as load:
-            go_round(data, ledger)
-            for number in range(rounds):
-                for name, fault in faults(ring):
-                    if name == "trainer":
-                        until(lambda: open_cycles(data), _ROUND_SECONDS, "a training cycle runs")
-                    began = time.monotonic()
-                    fault()
-                    go_round(data, ledger)
-                    told = len(ledger.responses) + len(ledger.feedback)
-                    findings.faults.append(Fault(name, time.monotonic() - began, told))
-                    say(f"{number + 1}: {name} killed, round again after {time.monotonic() - began:.1f} s, told {told}")
-            healed = time.time()
-            until(lambda: cycles_since(data, healed), _READY_SECONDS, "a training cycle ends after the last fault")
-        findings.cycles = len(cycles_since(data, 0))
-        findings.failures = dict(load.failures)
-        findings.misses += sorted(set(load.surprises))
-        with contextlib.suppress(FaultError):
-            until(lambda: not compare(data, ledger).missing, _ROUND_SECONDS, "all that was told is in the lake")
-        ring.stop()
-    findings.acknowledged = found = compare(data, ledger)
+    ledger = Ledger(ring.data / "told.jsonl")
+    ring.wait_until_ready()
+    with Load(ring.data, ledger, talkers=talkers, seed=seed) as load:
+        go_round(ring.data, ledger)
+        for name, fault in faults(ring, [*parts] * rounds):
+            if name == "trainer":
+                until(lambda: running_cycles(ring.data), _ROUND_SECONDS, "a training cycle runs")
+            began = time.monotonic()
+            fault()
+            go_round(ring.data, ledger)
+            findings.faults.append(Fault(name, time.monotonic() - began, len(ledger.responses) + len(ledger.feedback)))
+            say(str(findings.faults[-1]))
+        train_again(ring.data, ledger, say)
+    findings.failures = dict(load.failures)
+    findings.cycles = len(cycles_since(ring.data, 0))
+    findings.misses += sorted(set(load.surprises))
+    with contextlib.suppress(FaultError):  # what is missing then is said below
+        until(lambda: not compare(ring.data, ledger).missing, _ROUND_SECONDS, "all that was told is in the lake")
+    ring.stop()
     ledger.close()
+    findings.acknowledged = found = compare(ring.data, ledger)
     findings.misses += [f"told and not in the lake: {name}" for name in found.missing]
     findings.misses += [f"more than once in the lake: {name}" for name in found.repeated]
-    findings.misses += differences(data, ledger)
+    findings.misses += differences(ring.data, ledger)
     return findings
 
 
-def faults(ring: Ring) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Each part alone, then the supervisor, then everything at once."""
-    for service in SERVICES:
-        yield service, lambda service=service: ring.kill(service)  # type: ignore[misc]
+def faults(ring: Ring, parts: Sequence[str]) -> Iterator[tuple[str, Callable[[], None]]]:
+    """How each part is killed and comes back."""
 
     def restart(kill: Callable[[], None]) -> None:
         kill()
         ring.start()
         ring.wait_until_ready()
 
-    yield "supervisor", lambda: restart(ring.kill_supervisor)
-    yield "everything", lambda: restart(ring.kill_all)
+    whole = {"supervisor": ring.kill_supervisor, "everything": ring.kill_all}
+    for part in parts:
+        if part in whole:
+            yield part, partial(restart, whole[part])
+        else:
+            yield part, partial(ring.kill, part)
 
 
 def go_round(data: Path, ledger: Ledger) -> None:
     """Returns once something that is told from now on is in the lake: the whole way works."""
     before = set(ledger.responses)
-    until(
-        lambda: (count_ids(data / "lake", RESPONSES, "response_id").keys() & ledger.responses.keys()) - before,
-        _ROUND_SECONDS,
-        "a new response gets through to the lake",
-    )
+
+    def came_through() -> set[str]:
+        return set(count_ids(data / "lake", RESPONSES, "response_id")) & set(ledger.responses) - before
+
+    until(came_through, _ROUND_SECONDS, "a new response gets through to the lake")
+
+
+def train_again(data: Path, ledger: Ledger, say: Callable[[str], None]) -> None:
+    """Returns once a training cycle has ended from now on, and a policy that passed answers."""
+    now = time.time()
+    ended = until(lambda: cycles_since(data, now), _READY_SECONDS, "a training cycle ends afterwards")
+    for cycle in ended.values():
+        policy_id = cycle["policy_id"]
+        if cycle["outcome"] == "passed":
+            until(partial(ledger.answered_by, policy_id), _ROUND_SECONDS, f"{policy_id} answers")
+        say(f"a cycle ended afterwards: {cycle['outcome']} {policy_id}".rstrip())
 
 
 def compare(data: Path, ledger: Ledger) -> Audit:
@@ -399,10 +435,9 @@ def differences(data: Path, ledger: Ledger) -> list[str]:
     ]
 
 
-def open_cycles(data: Path) -> set[str]:
-    """Datasets whose cycle has not ended."""
-    datasets = list_datasets(data / "datasets", DEFAULT_TENANT, PERSONA)
-    return {dataset.manifest.dataset_id for dataset in datasets} - cycles_since(data, 0).keys()
+def running_cycles(data: Path) -> list[Path]:
+    """Work of cycles that have begun and not ended."""
+    return list((data / "trainer" / "work").glob("*/*"))
 
 
 def cycles_since(data: Path, unix_seconds: float) -> dict[str, Any]:
@@ -419,21 +454,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Kills a working ring and looks whether anything is lost.")
     parser.add_argument("--data", type=Path, help="an empty folder; a temporary one without it")
     parser.add_argument("--config", type=Path, help="settings, TOML")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to kill")
     parser.add_argument("--rounds", type=int, default=1, help="how often everything is killed in turn")
     parser.add_argument("--talkers", type=int, default=6, help="clients at once")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    ports = ["INFERENCE__GRPC_PORT", "ROLLOUT__GRPC_PORT", *(f"{name.upper()}__METRICS_PORT" for name in SERVICES)]
+    data = arguments.data or Path(tempfile.mkdtemp(prefix="attune-faults-"))
     try:
-        findings = rehearse_faults(
-            arguments.data or Path(tempfile.mkdtemp(prefix="attune-faults-")),
-            arguments.config,
-            {f"ATTUNE_{port}": "0" for port in ports},
-            rounds=arguments.rounds,
-            talkers=arguments.talkers,
-            seed=arguments.seed,
-            say=lambda line: print(line, flush=True),  # noqa: T201 - a script
-        )
+        with Ring(data, arguments.config, PORTS) as ring:
+            findings = rehearse_faults(
+                ring,
+                parts=arguments.parts,
+                rounds=arguments.rounds,
+                talkers=arguments.talkers,
+                seed=arguments.seed,
+                say=lambda line: print(line, flush=True),  # noqa: T201 - a script
+            )
     except FaultError as error:
         sys.exit(error.message)
     sys.stdout.write(report(findings))
@@ -441,14 +477,13 @@ def main() -> int:
 
 
 def report(findings: Findings) -> str:
-    """One line for each fault, then what was told, what clients met, and every miss."""
-    lines = [
-        f"{fault.name:12} round again after {fault.recovered_seconds:5.1f} s; {fault.acknowledged} acknowledged so far"
-        for fault in findings.faults
-    ]
+    """What was told, what clients met, and every miss."""
     told = 0 if findings.acknowledged is None else findings.acknowledged.acknowledged
-    lines.append(f"{told} acknowledged in all; {findings.cycles} training cycles; clients met {findings.failures}")
-    lines += findings.misses or ["every acknowledged response and feedback is in the lake exactly once; no orphans"]
+    met = ", ".join(f"{count} {name}" for name, count in findings.failures.items()) or "nothing"
+    lines = [
+        f"{told} acknowledged in all; {findings.cycles} training cycles; clients met {met}",
+        *(findings.misses or ["every acknowledged response and feedback is in the lake exactly once; no orphans"]),
+    ]
     return "\n".join(lines) + "\n"
 
 
