@@ -8,11 +8,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny_ring import journal, order, processes, screen, start_ring, until
 
 from attune.cli.supervisor import Exited, Service, Supervisor, backoff_seconds
 from attune.cli.up import SERVICES
 from attune.runtime import read_endpoints
+from tests.cli.tiny_ring import journal, order, processes, screen, start_ring, until
 
 Start = Callable[..., subprocess.Popen[str]]
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from attune.cli.options import read_settings
 from attune.cli.watch import address
@@ -51,7 +52,7 @@ def run(server: str, persona: str, end_user: str) -> None:
             except AttuneError as error:
                 if not interactive:
                     raise
-                console.print(f"[red]{_plain(error.message)}[/]\n", markup=True)
+                console.print(f"[red]{escape(_plain(error.message))}[/]\n")
 
 
 class Talk:
@@ -88,7 +89,7 @@ class Talk:
             self._turn_to(rest.strip())
         elif command == "/help":
             for name, meaning in _HELP.items():
-                self._console.print(f"  {name:<15}[dim]{meaning}[/]", markup=True)
+                self._console.print(f"  {escape(name)}{' ' * (15 - len(name))}[dim]{meaning}[/]")
             self._console.print()
         else:
             raise InvalidInput(f"there is no {command}; /help lists what there is")
@@ -124,7 +125,7 @@ class Talk:
         self._last = response
         cut = ", cut at its longest" if response.finish_reason == "length" else ""
         self._note(
-            f"{response.policy_id} · {response.usage.output_tokens} tokens{cut} · {time.monotonic() - began:.1f} s"
+            f"{response.policy_id} · {response.usage.output_tokens} tokens{cut} · {time.monotonic() - began:.2f} s"
         )
 
     def _open(self, policy_id: str) -> None:

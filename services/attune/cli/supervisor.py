@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -209,15 +209,20 @@ class Supervisor:
         if child.process is not None:
             os.killpg(child.process.pid, signal.SIGKILL)
 
-    def drain(self, stop_seconds: float, hurried: Callable[[], bool]) -> Iterator[Stopped]:
+    def drain(self, ready: Collection[str], stop_seconds: float, hurried: Callable[[], bool]) -> Iterator[Stopped]:
         """Stops the services one after the other, as they are listed, each before the next is told.
 
-        One that takes longer than stop_seconds is killed; all are when `hurried` says so.
+        One that takes longer than stop_seconds is killed; all are when `hurried` says so. One that is not ready has
+        promised nothing to anybody: it is killed at once, and that is in order.
         """
         for child in self._children.values():
             if child.process is None:
                 continue
             began = time.monotonic()
+            if child.service.name not in ready:
+                child.bury()
+                yield Stopped(child.service.name, "was still starting", 0.0, in_order=True)
+                continue
             os.kill(child.process.pid, signal.SIGTERM)  # Popen's own way would reap it, see has_exited
             while not child.has_exited() and not hurried() and time.monotonic() - began < stop_seconds:
                 time.sleep(_LOOK_SECONDS)

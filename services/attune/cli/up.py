@@ -76,7 +76,7 @@ def up(settings: Settings, services: Sequence[Service], environment: Mapping[str
                     _say_places(places(settings, personas, endpoints), console)
                     _keep(supervisor, watched, settings, stopping, console)
             finally:
-                in_order = _drain(supervisor, settings.supervisor.stop_seconds, hurried, console)
+                in_order = _drain(supervisor, watched, settings.supervisor.stop_seconds, hurried, console)
                 for service in services:
                     clear_endpoints(settings.data, service.name)
     return in_order
@@ -293,10 +293,17 @@ def _keep(
                         policies[persona] = policy
 
 
-def _drain(supervisor: Supervisor, stop_seconds: float, hurried: threading.Event, console: Console) -> bool:
+def _drain(
+    supervisor: Supervisor,
+    watched: Sequence[Watched],
+    stop_seconds: float,
+    hurried: threading.Event,
+    console: Console,
+) -> bool:
     _line(console, "stopping [dim](Ctrl-C again ends everything at once)[/]")
+    ready = {each.name for each in watched if each.ready and each.pid == supervisor.pid(each.name)}
     in_order = True
-    for stopped in supervisor.drain(stop_seconds, hurried.is_set):
+    for stopped in supervisor.drain(ready, stop_seconds, hurried.is_set):
         in_order = in_order and stopped.in_order
         how = f"stopped in {stopped.seconds:.1f} s" if stopped.in_order else f"[red]{stopped.how}[/]"
         _line(console, f"{stopped.service} {how}")
@@ -307,10 +314,11 @@ def _say(event: Exited | Started, supervisor: Supervisor, console: Console) -> N
     if isinstance(event, Started):
         _line(console, f"{event.service} started anew [dim](process {event.pid})[/]")
         return
+    words = "" if event.how.startswith("was killed") else f" ({_last_words(supervisor.log(event.service))})"
     _line(
         console,
         f"[red]{event.service} {event.how}[/] after {event.ran_seconds:.0f} s, "
-        f"starting it anew in {event.restart_in_seconds:g} s: {escape(_last_words(supervisor.log(event.service)))}",
+        f"starting it anew in {event.restart_in_seconds:g} s{escape(words)}",
     )
 
 
@@ -327,12 +335,12 @@ def _last_words(log: Path, most_bytes: int = 8192) -> str:
     except OSError:
         lines = []
     if not lines:
-        return f"it said nothing in {log}"
+        return f"{log} says nothing"
     try:
         said = str(json.loads(lines[-1])["message"])
     except (ValueError, KeyError, TypeError):
         said = lines[-1]
-    return f"last in {log}: {said[:300]}"
+    return f"the last of {log}: {said[:300]}"
 
 
 def steady_console() -> Console:
