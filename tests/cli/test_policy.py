@@ -1,18 +1,19 @@
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.rollout.house import House, Service
 from typer.testing import CliRunner
 
 from attune.chat.model import model_hash
 from attune.cli.policy import policy_app
 from attune.errors import AttuneError
 from attune.settings import Settings
+from tests.rollout.house import House, Service
 
 MODEL = Settings().model_folder
 BASE = model_hash(MODEL)
@@ -98,8 +99,12 @@ def test_what_cannot_be_done_is_said_in_a_sentence(house: House, service: Servic
     assert refusal("show", "p-000009") == "no policy p-000009 among the newest of persona concierge"
 
 
-def test_without_a_running_ring_the_commands_say_so(house: House) -> None:
-    assert "start it with `attune up`" in refusal("list")
+def test_without_a_running_ring_the_command_says_so_and_fails(house: House) -> None:
+    command = [sys.executable, "-m", "attune.cli.main", "policy", "list"]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 1
+    assert outcome.stdout == ""
+    assert outcome.stderr == f"attune: rollout is not running on {house.data}; start it with `attune up`\n"
 
 
 def test_an_exported_adapter_is_a_plain_peft_folder(house: House, tmp_path: Path) -> None:
@@ -142,10 +147,10 @@ def test_an_export_that_fails_leaves_nothing(house: House, tmp_path: Path) -> No
 def test_a_merged_export_answers_as_the_adapter_on_the_base_does(house: House, tmp_path: Path) -> None:
     import torch
     from peft import get_peft_model
-    from tests.registry.adapters import manifest_of
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from attune.trainer.model import adapter_config, load_adapter, load_base, save_adapter
+    from tests.registry.adapters import manifest_of
 
     torch.manual_seed(0)
     model = get_peft_model(load_base(MODEL, "float32"), adapter_config(4, 8))
@@ -171,8 +176,6 @@ def test_a_merged_export_answers_as_the_adapter_on_the_base_does(house: House, t
 
 
 def test_help_is_quick_to_import() -> None:
-    import subprocess
-
     heavy = "[name for name in ('torch', 'transformers', 'grpc', 'pydantic', 'rich') if name in sys.modules]"
     code = f"import sys, attune.cli.policy; print({heavy})"
     outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -192,11 +192,12 @@ class Registry:
 
     def ids(self, after: int = 0) -> tuple[str, ...]:
         """Ids of all finished policies, of every persona, with a number above `after`, in order."""
-        return tuple(
-            policy_id
-            for policy_id in self._folders()
-            if ids.policy_number(policy_id) > after and (self._policies / policy_id / "manifest.json").exists()
-        )
+        with reported(self._policies):
+            return tuple(
+                policy_id
+                for policy_id in self._folders()
+                if ids.policy_number(policy_id) > after and (self._policies / policy_id / "manifest.json").exists()
+            )
 
     def write_verdict(self, verdict: Verdict, signer: PolicySigner) -> None:
         """Puts the verdict beside the finished policy, bound to its very manifest; raises AlreadyExists the second
@@ -293,7 +294,8 @@ class Registry:
             raise NotFound("the base model is no policy of the registry", field="policy_id")
         folder = self._policies / policy_id
         try:
-            mode = folder.lstat().st_mode
+            with reported(folder):
+                mode = folder.lstat().st_mode
         except FileNotFoundError:
             raise NotFound(f"no policy {policy_id}", field="policy_id") from None
         if not stat.S_ISDIR(mode):
