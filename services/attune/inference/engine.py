@@ -22,6 +22,13 @@ logger = logging.getLogger(__name__)
 # After temperature, penalties, top-k and top-p: the distribution that tokens are drawn from.
 LOGPROBS_MODE = "processed_logprobs"
 
+# The core holds nothing that outlives it, and takes its time to free what it holds.
+_STOP_SECONDS = 1.0
+
+# The model runs in the core's own process. vLLM turns "uni" into a worker process on CPU, for binding threads to
+# cores, which is not done here; that costs a second start and a hop at every step.
+_IN_CORE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+
 # The ranks that vLLM takes.
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -146,7 +153,7 @@ class Engine:
 
         moves = _Moves()
         on_cpu: dict[str, Any] = (
-            {"distributed_executor_backend": "uni"}
+            {"distributed_executor_backend": _IN_CORE}
             if current_platform.is_cpu()
             else {"gpu_memory_utilization": options.gpu_memory_utilization}
         )
@@ -167,7 +174,12 @@ class Engine:
             use_tqdm_on_load=False,
             **on_cpu,
         )
-        llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[moves.logger()])
+
+        class Llm(AsyncLLM):  # type: ignore[misc]
+            def __del__(self) -> None:
+                """Leaves shutting down to Engine.stop: a finaliser may run after the modules that it needs are gone."""
+
+        llm = Llm.from_engine_args(arguments, stat_loggers=[moves.logger()])
         return cls(llm, options, moves)
 
     async def generate(
@@ -268,6 +280,11 @@ class Engine:
         return self._options.max_loras
 
     @property
+    def unfinished(self) -> int:
+        """Requests that the engine has and has not ended."""
+        return int(self._llm.output_processor.get_num_unfinished_requests())
+
+    @property
     def dead(self) -> bool:
         """Whether vLLM knows that its core has ended."""
         return bool(self._llm.errored)
@@ -294,7 +311,7 @@ class Engine:
             with contextlib.suppress(psutil.Error):
                 if core.status() == psutil.STATUS_STOPPED:
                     core.kill()
-        self._llm.shutdown()
+        self._llm.shutdown(timeout=_STOP_SECONDS)
 
     async def _begin(
         self, prompt_token_ids: list[int], parameters: Any, *, tenant: str, adapter: Adapter | None

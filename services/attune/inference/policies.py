@@ -136,6 +136,12 @@ class Policies:
                 logger.error("rollout log unreadable", extra={"persona": persona.name, "reason": error.message})
         await self._retire()
 
+    async def unload_all(self) -> None:
+        """Takes every adapter out that no stream uses; personas are served by the base model from then on."""
+        for watch in self._watches.values():
+            watch.serving = _Serving()
+        await self._retire()
+
     def clear(self) -> None:
         """Deletes the private copies of adapters: at the start those of earlier runs, at the end all."""
         shutil.rmtree(self._adapters, ignore_errors=True)

@@ -1,0 +1,30 @@
+"""What the whole run shares: the demo model, and one real engine on it."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from attune.chat.template import ChatTemplate
+from attune.inference.engine import Engine, EngineOptions
+from attune.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    return Settings().model_folder
+
+
+@pytest.fixture(scope="session")
+def template(demo_model: Path) -> ChatTemplate:
+    return ChatTemplate.load(demo_model)
+
+
+@pytest_asyncio.fixture(scope="session")
+async def engine(demo_model: Path) -> AsyncIterator[Engine]:
+    """vLLM on CPU. Tests leave it as they found it: nothing running, nothing loaded, not frozen."""
+    engine = await Engine.start(EngineOptions(demo_model, max_loras=3))
+    await engine.probe(deadline_seconds=120)
+    yield engine
+    engine.stop()

@@ -1,0 +1,27 @@
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from attune.chat.template import ChatTemplate
+from attune.inference.engine import Engine
+from tests.inference.house import House, write_adapter
+
+
+@pytest_asyncio.fixture
+async def house(tmp_path: Path, engine: Engine, template: ChatTemplate, demo_model: Path) -> AsyncIterator[House]:
+    async with House.open(tmp_path, engine, template, demo_model) as house:
+        yield house
+
+
+@pytest.fixture(scope="session")
+def adapter(tmp_path_factory: pytest.TempPathFactory, demo_model: Path) -> Callable[[int], Path]:
+    """Adapters by seed, each written once."""
+    folder = tmp_path_factory.mktemp("adapters")
+
+    def adapter(seed: int) -> Path:
+        target = folder / str(seed)
+        return target if target.exists() else write_adapter(target, demo_model, seed=seed)
+
+    return adapter

@@ -1,0 +1,264 @@
+"""The inference service in this process: a real server on a free port, around the run's one engine."""
+
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from grpc_health.v1 import health_pb2_grpc
+from safetensors.numpy import save_file
+
+from attune import rpc
+from attune.chat.model import model_hash
+from attune.chat.template import ChatTemplate
+from attune.eventlog.log import FEEDBACK, RESPONSES
+from attune.eventlog.sqlite import SqliteLog
+from attune.inference.admission import Admission
+from attune.inference.capture import Hashes
+from attune.inference.chat import ChatService
+from attune.inference.engine import Engine
+from attune.inference.feedback import FeedbackService
+from attune.inference.main import InferenceServer
+from attune.inference.policies import Policies
+from attune.keys import Keys, PolicySigner
+from attune.personas import Persona, SamplingDefaults
+from attune.registry.policies import PolicyManifest, Probe, Registry
+from attune.registry.rollouts import RolloutEntry, RolloutLog
+from attune.registry.verdict import Verdict
+from attune.v1 import chat_pb2, chat_pb2_grpc, event_pb2, feedback_pb2_grpc
+
+PERSONAS = {
+    "concierge": Persona(
+        name="concierge",
+        system_prompt="You are the concierge of a hotel. Answer in few words.",
+        sampling=SamplingDefaults(max_tokens=64),
+    ),
+    "tutor": Persona(
+        name="tutor",
+        system_prompt="You are a patient tutor. Explain kindly and step by step.",
+        sampling=SamplingDefaults(max_tokens=64),
+    ),
+}
+
+
+def user(*contents: str) -> list[event_pb2.Message]:
+    return [event_pb2.Message(role=event_pb2.ROLE_USER, content=content) for content in contents]
+
+
+def ask(content: str = "hello there", persona: str = "", **sampling: Any) -> chat_pb2.ChatRequest:
+    return chat_pb2.ChatRequest(
+        persona=persona, messages=user(content), sampling=event_pb2.Sampling(**sampling), end_user_id="u-1"
+    )
+
+
+def babble(max_tokens: int = 900) -> chat_pb2.ChatRequest:
+    """Runs for as long as it may: what was said becomes ever likelier to be said again, and the end never was."""
+    return ask("tell me a story", temperature=0.0, presence_penalty=-2.0, frequency_penalty=-2.0, max_tokens=max_tokens)
+
+
+@dataclass
+class House:
+    """One service and what is behind it."""
+
+    folder: Path
+    server: InferenceServer
+    grpc_server: grpc.aio.Server
+    chat: ChatService
+    policies: Policies
+    log: SqliteLog
+    keys: Keys
+    registry: Registry
+    rollouts: RolloutLog
+    signer: PolicySigner
+    engine: Engine
+    base_model_hash: str
+    channel: grpc.aio.Channel
+    port: int
+    stub: Any = field(init=False)
+    feedback: Any = field(init=False)
+    health: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stub = chat_pb2_grpc.ChatServiceStub(self.channel)
+        self.feedback = feedback_pb2_grpc.FeedbackServiceStub(self.channel)
+        self.health = health_pb2_grpc.HealthStub(self.channel)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(
+        cls,
+        folder: Path,
+        engine: Engine,
+        template: ChatTemplate,
+        demo_model: Path,
+        *,
+        max_concurrent: int = 64,
+        max_log_bytes: int = 64 << 20,
+        stall_seconds: float = 30,
+    ) -> "AsyncIterator[House]":
+        keys = Keys.load_or_create(folder / "keys")
+        signer = PolicySigner.load_or_create(folder / "keys")
+        registry = Registry(folder / "registry", signer.verifier())
+        rollouts = RolloutLog(folder / "registry")
+        log = SqliteLog(folder / "spool", max_bytes=max_log_bytes, readers=["aggregator"], feedback_share=0.1)
+        base_model_hash = model_hash(demo_model)
+        policies = Policies(
+            engine, registry, rollouts, PERSONAS, base_model_hash=base_model_hash, adapters=folder / "adapters"
+        )
+        chat = ChatService(
+            engine=engine,
+            template=template,
+            policies=policies,
+            log=log,
+            keys=keys,
+            personas=PERSONAS,
+            default_persona="concierge",
+            hashes=Hashes(base_model_hash, template.tokenizer_hash, template.hash),
+            admission=Admission(max_concurrent),
+            feedback_token_seconds=3600,
+            stall_seconds=stall_seconds,
+        )
+        grpc_server = rpc.build_server(max_message_bytes=1 << 20)
+        port = rpc.bind(grpc_server, "127.0.0.1", 0)
+        server = InferenceServer(grpc_server, engine, policies, chat, FeedbackService(log, keys, "default"))
+        await server.open()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                yield cls(
+                    folder=folder,
+                    server=server,
+                    grpc_server=grpc_server,
+                    chat=chat,
+                    policies=policies,
+                    log=log,
+                    keys=keys,
+                    registry=registry,
+                    rollouts=rollouts,
+                    signer=signer,
+                    engine=engine,
+                    base_model_hash=base_model_hash,
+                    channel=channel,
+                    port=port,
+                )
+        finally:
+            await server.close(grace_seconds=5)
+            await policies.unload_all()
+            log.close()
+
+    def responses(self) -> list[event_pb2.ResponseEvent]:
+        return [
+            event_pb2.ResponseEvent.FromString(record.payload)
+            for record in self.log.read(RESPONSES, 0, 0, 10_000, 1 << 30)
+        ]
+
+    def thumbs(self) -> list[event_pb2.FeedbackEvent]:
+        return [
+            event_pb2.FeedbackEvent.FromString(record.payload)
+            for record in self.log.read(FEEDBACK, 0, 0, 10_000, 1 << 30)
+        ]
+
+    async def stream(self, request: chat_pb2.ChatRequest) -> list[chat_pb2.ChatChunk]:
+        return [chunk async for chunk in self.stub.StreamChat(request, timeout=60)]
+
+    async def publish(
+        self,
+        adapter: Path,
+        *,
+        persona: str = "concierge",
+        passed: bool | None = True,
+        base_model_hash: str | None = None,
+        probe: tuple[Probe, ...] | None = None,
+    ) -> str:
+        """A signed policy with its verdict; its probe is right unless another is given."""
+        policy_id = self.registry.claim("default", persona)
+        manifest = PolicyManifest(
+            policy_id=policy_id,
+            tenant="default",
+            persona=persona,
+            base_model_hash=base_model_hash or self.base_model_hash,
+            parent_policy_id="",
+            dataset_ids=("d-1",),
+            created_unix_ms=time.time_ns() // 1_000_000,
+            training={},
+            metrics={},
+            probe=(reference_probe(adapter),) if probe is None else probe,
+        )
+        self.registry.publish(manifest, adapter, self.signer)
+        if passed is not None:
+            self.registry.write_verdict(Verdict(policy_id, passed, (), manifest.created_unix_ms), self.signer)
+        return policy_id
+
+    def roll_out(self, *shares: tuple[str, float], persona: str = "concierge") -> None:
+        newest = self.rollouts.current("default", persona)
+        self.rollouts.append(
+            RolloutEntry(
+                number=1 if newest is None else newest.number + 1,
+                tenant="default",
+                persona=persona,
+                shares=shares,
+                author="gate",
+                reason="",
+                created_unix_ms=time.time_ns() // 1_000_000,
+            )
+        )
+
+
+def write_adapter(folder: Path, model: Path, *, seed: int, scale: float = 0.05) -> Path:
+    """A LoRA adapter on every layer's query and output projections, as PEFT writes it, with random weights."""
+    config = json.loads((model / "config.json").read_text())
+    hidden, rank = config["hidden_size"], 8
+    random = np.random.default_rng(seed)
+    weights = {}
+    for layer in range(config["num_hidden_layers"]):
+        for name in ("q_proj", "o_proj"):
+            prefix = f"base_model.model.model.layers.{layer}.self_attn.{name}"
+            weights[f"{prefix}.lora_A.weight"] = random.normal(0, scale, (rank, hidden)).astype(np.float32)
+            weights[f"{prefix}.lora_B.weight"] = random.normal(0, scale, (hidden, rank)).astype(np.float32)
+    folder.mkdir(parents=True)
+    save_file(weights, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(
+        json.dumps(
+            {
+                "peft_type": "LORA",
+                "task_type": "CAUSAL_LM",
+                "base_model_name_or_path": str(model),
+                "r": rank,
+                "lora_alpha": 2 * rank,
+                "lora_dropout": 0.0,
+                "bias": "none",
+                "target_modules": ["q_proj", "o_proj"],
+            }
+        )
+    )
+    return folder
+
+
+PROBE_PROMPT = (1, 283, 201, 265, 330, 81, 2, 201, 1, 298, 201)
+PROBE_OUTPUT = (43, 356, 568, 602, 332, 936, 697, 707, 16, 337)
+
+
+def reference_probe(adapter: Path) -> Probe:
+    """What transformers and PEFT say of the adapter, without vLLM."""
+    return Probe(PROBE_PROMPT, PROBE_OUTPUT, reference_logprobs(adapter), reference_logprobs(adapter, off=True))
+
+
+def reference_logprobs(
+    adapter: Path, *, prompt: Sequence[int] = PROBE_PROMPT, output: Sequence[int] = PROBE_OUTPUT, off: bool = False
+) -> tuple[float, ...]:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if not off:
+        model = PeftModel.from_pretrained(model, adapter)
+    with torch.no_grad():
+        logits = model(torch.tensor([[*prompt, *output]])).logits[0, len(prompt) - 1 : -1]
+    logprobs = logits.log_softmax(-1).gather(1, torch.tensor(output)[:, None])[:, 0]
+    return tuple(logprobs.tolist())
