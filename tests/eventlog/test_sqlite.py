@@ -301,3 +301,21 @@ def test_a_read_only_disk_refuses_and_recovers(small_disk: Path) -> None:
         assert log.append(FEEDBACK, b"", b"z").result(10) >= 1
     finally:
         log.close()
+
+
+def test_a_reader_goes_on_over_the_writers_deaths_and_restarts(tmp_path: Path) -> None:
+    open_log(tmp_path / "spool").close()
+    reader = SqliteLogReader(tmp_path / "spool")
+    for round_number in range(3):
+        before = reader.range(RESPONSES, 0).next
+        with start(_APPEND_FOREVER, tmp_path / "spool") as writer:
+            assert writer.stdout is not None
+            offset = int(writer.stdout.readline().split()[0])
+            assert offset == before
+            assert reader.read(RESPONSES, 0, offset, 1, 1)[0].offset == offset
+            writer.kill()
+        if round_number:
+            open_log(tmp_path / "spool").close()
+        assert reader.read(RESPONSES, 0, offset, 1, 1)[0].offset == offset
+        reader.commit("aggregator", {(RESPONSES, 0): offset})
+    reader.close()

@@ -1,0 +1,164 @@
+"""When a dataset is due, and that its content depends on nothing but what was said."""
+
+import random
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from attune.aggregator.build import Builder, BuildRules
+from attune.eventlog import RESPONSES
+from attune.lake.dataset import Dataset, list_datasets, open_dataset
+from attune.lake.snapshot import open_snapshot
+from attune.v1 import event_pb2
+from tests.aggregator.plant import SPLIT_KEY, Plant
+from tests.lake.events import NOW_UNIX_MS, response_event, thumb_event
+
+Event = event_pb2.ResponseEvent | event_pb2.FeedbackEvent
+
+
+def build_if_due(
+    plant: Plant, build_feedback: int, persona: str = "concierge", builder: Builder | None = None
+) -> Dataset | None:
+    plant.ingest_all()
+    builder = builder or Builder(plant.folder / "datasets", BuildRules(build_feedback, 30, 0.2), SPLIT_KEY)
+    with open_snapshot(plant.lake) as snapshot:
+        build_if_due.clock += 1  # type: ignore[attr-defined]
+        return builder.build_if_due(snapshot, "default", persona, NOW_UNIX_MS + build_if_due.clock)  # type: ignore[attr-defined]
+
+
+build_if_due.clock = 0  # type: ignore[attr-defined]
+
+
+def test_a_dataset_is_due_when_enough_new_thumbs_have_come_also_after_a_restart(plant: Plant) -> None:
+    plant.append(*[response_event(n) for n in range(20)], *[thumb_event(n, n) for n in range(4)])
+    assert build_if_due(plant, 5) is None
+    plant.append(thumb_event(4, 4))
+    first = build_if_due(plant, 5)
+    assert first is not None
+    assert first.table().num_rows == 5
+    assert build_if_due(plant, 5) is None
+    plant.append(*[thumb_event(n, n) for n in range(5, 9)])
+    assert build_if_due(plant, 5) is None
+    plant.append(thumb_event(9, 9))
+    second = build_if_due(plant, 5)
+    assert second is not None
+    assert second.table().num_rows == 10
+    assert list_datasets(plant.folder / "datasets", "default", "concierge") == [first, second]
+
+
+def test_revisions_of_older_thumbs_and_other_peoples_personas_are_not_new(plant: Plant) -> None:
+    plant.append(*[response_event(n) for n in range(6)], *[thumb_event(n, n) for n in range(3)])
+    assert build_if_due(plant, 3) is not None
+    plant.append(*[thumb_event(10 + n, n, revision=1) for n in range(3)])
+    plant.append(*[thumb_event(20 + n, n, persona="tutor") for n in range(3)])
+    plant.append(*[thumb_event(30 + n, 4, revision=n) for n in range(3)])
+    assert build_if_due(plant, 2) is None
+    assert build_if_due(plant, 1) is not None
+
+
+def test_thumbs_that_make_no_example_do_not_build_again_and_again(plant: Plant) -> None:
+    plant.append(response_event(1), thumb_event(1, 1))
+    builder = Builder(plant.folder / "datasets", BuildRules(1, 30, 0.2), SPLIT_KEY)
+    assert build_if_due(plant, 1, builder=builder) is not None
+    plant.append(thumb_event(2, 77))
+    assert build_if_due(plant, 1, builder=builder) is None
+    assert builder._tried
+    plant.append(response_event(2), thumb_event(4, 2))
+    assert build_if_due(plant, 1, builder=builder) is not None
+
+
+def test_the_manifest_says_what_went_in(plant: Plant) -> None:
+    plant.append(*[response_event(n) for n in range(10)], *[thumb_event(n, n) for n in range(10)], thumb_event(50, 99))
+    dataset = build_if_due(plant, 1)
+    assert dataset is not None
+    manifest = open_dataset(dataset.folder).manifest
+    assert manifest.recipe.name == "thumbs"
+    assert "one row for each response and each person" in manifest.recipe.text
+    assert manifest.settings == {"window_days": 30, "heldout_share": 0.2}
+    assert manifest.feedback_positions == {f"{plant.log.log_id}/0": 11}
+    assert set(manifest.table_versions) == {"responses", "feedback"}
+    assert manifest.counts["left_out"] == {"unknown_response": 1}
+    assert sum(sum(manifest.counts[split].values()) for split in ("train", "heldout")) == 10
+
+
+def test_an_empty_lake_builds_nothing(plant: Plant) -> None:
+    assert build_if_due(plant, 1) is None
+    assert plant.build().table().num_rows == 0
+
+
+def story() -> list[Event]:
+    """Votes, revisions, retractions, aborted and unconsented responses, unknown ones, ties."""
+    events: list[Event] = [response_event(n) for n in range(12)]
+    events += [
+        response_event(20, finish_reason=event_pb2.FINISH_REASON_ABORTED),
+        response_event(21, consent=event_pb2.Consent(train=False)),
+        response_event(22, consent=event_pb2.Consent(store=False)),
+    ]
+    events += [thumb_event(n, n) for n in range(12)]
+    events += [thumb_event(40 + n, 20 + n) for n in range(4)]
+    events += [
+        thumb_event(60, 1, revision=1),
+        thumb_event(61, 2, revision=2, retracted=True),
+        thumb_event(62, 2, revision=1),
+    ]
+    events += [
+        thumb_event(63, 3),
+        thumb_event(64, 3),
+        thumb_event(65, 4, end_user="ann"),
+        thumb_event(66, 5, end_user=""),
+    ]
+    return events
+
+
+def build_story(events: list[Event], batch_records: int, compact: bool) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        plant = Plant(Path(folder))
+        try:
+            for start in range(0, len(events), batch_records):
+                plant.append(*events[start : start + batch_records])
+                plant.ingest_all(batch_records)
+            if compact:
+                plant.lake.responses.handle.optimize.compact()
+                plant.lake.feedback.handle.optimize.compact()
+            return plant.build().manifest.dataset_id
+        finally:
+            plant.close()
+
+
+EXPECTED: dict[str, str] = {}
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 1 << 30), repeats=st.integers(0, 8), batch=st.integers(8, 40), compact=st.booleans())
+def test_the_order_of_arrival_repeats_batches_and_compaction_do_not_change_the_dataset(
+    seed: int, repeats: int, batch: int, compact: bool
+) -> None:
+    if not EXPECTED:
+        EXPECTED["id"] = build_story(story(), 100, False)
+    chance = random.Random(seed)
+    events = story()
+    events += chance.sample(events, repeats)
+    chance.shuffle(events)
+    assert build_story(events, batch, compact) == EXPECTED["id"]
+
+
+@pytest.mark.parametrize("name", ["heldout_share", "window_days"])
+def test_other_settings_give_another_dataset(plant: Plant, name: str) -> None:
+    plant.append(*story())
+    plant.ingest_all()
+    assert plant.build().manifest.dataset_id != plant.build(**{name: 0.5}).manifest.dataset_id  # type: ignore[arg-type]
+
+
+def test_ingest_goes_on_from_the_handle_that_a_snapshot_read(plant: Plant) -> None:
+    plant.append(response_event(1))
+    ingest = plant.ingest(RESPONSES)
+    ingest.poll()
+    with open_snapshot(plant.lake) as snapshot:
+        plant.append(response_event(2))
+        ingest.poll()
+        assert snapshot.rows("SELECT count(*) FROM responses") == [(1,)]
+    with open_snapshot(plant.lake) as snapshot:
+        assert snapshot.rows("SELECT count(*) FROM responses") == [(2,)]

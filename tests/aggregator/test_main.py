@@ -1,0 +1,103 @@
+"""The aggregator as a process."""
+
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+from attune.eventlog import FEEDBACK, RESPONSES
+from attune.lake.dataset import list_datasets
+from attune.runtime import read_endpoints
+from tests.aggregator.plant import Plant, ids_of
+from tests.eventlog.waiting import eventually
+from tests.lake.events import response_event, thumb_event
+
+
+def start(folder: Path) -> "subprocess.Popen[bytes]":
+    config = folder / "attune.toml"
+    config.write_text(
+        f"""
+data = "{folder}"
+[aggregator]
+metrics_port = 0
+poll_seconds = 0.05
+build_feedback = 10
+window_days = 3650
+"""
+    )
+    return subprocess.Popen(
+        [sys.executable, "-m", "attune.aggregator.main", "--config", str(config)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def stop(process: "subprocess.Popen[bytes]") -> int:
+    process.send_signal(signal.SIGTERM)
+    return process.wait(30)
+
+
+def datasets(folder: Path) -> int:
+    return len(list_datasets(folder / "datasets", "default", "concierge"))
+
+
+def test_it_waits_for_the_log_ingests_builds_once_and_stops_in_order(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    try:
+        eventually((tmp_path / "run" / "aggregator.json").exists, 30)
+        plant = Plant(tmp_path)
+        plant.append(*[response_event(n) for n in range(12)], *[thumb_event(n, n) for n in range(10)])
+        plant.append(b"\xff", topic=FEEDBACK)
+        eventually(lambda: datasets(tmp_path) == 1, 30)
+        plant.append(*[thumb_event(n, n) for n in range(10, 15)])
+        eventually(lambda: plant.log.positions("aggregator")[FEEDBACK, 0] == 16, 30)
+        port = read_endpoints(tmp_path, "aggregator")["metrics"]
+        text = metrics_page(port)
+        assert 'attune_lake_lag_records{topic="attune.feedback"} 0.0' in text
+        assert 'attune_dead_letters_total{topic="attune.feedback"} 1.0' in text
+        eventually(lambda: 'attune_new_feedback{persona="concierge"} 5.0' in metrics_page(port), 30)
+        process.kill()
+        process.wait()
+
+        process = start(tmp_path)
+        plant.append(*[thumb_event(n, n) for n in range(15, 19)])
+        eventually(lambda: plant.log.positions("aggregator")[FEEDBACK, 0] == 20, 30)
+        assert datasets(tmp_path) == 1
+        plant.append(thumb_event(19, 19))
+        eventually(lambda: datasets(tmp_path) == 2, 30)
+
+        process.send_signal(signal.SIGSTOP)
+        plant.append(*[response_event(n) for n in range(12, 500)])
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(30) == 0
+        assert plant.log.positions("aggregator")[RESPONSES, 0] == 500
+        assert plant.ids("responses") == ids_of([response_event(n) for n in range(500)])
+        plant.close()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def metrics_page(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+        text: str = page.read().decode()
+    return text
+
+
+def test_it_stops_in_order_while_it_waits_for_the_log(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    eventually((tmp_path / "run" / "aggregator.json").exists, 30)
+    assert stop(process) == 0
+
+
+def test_a_bad_setting_stops_the_start_with_a_sentence(tmp_path: Path) -> None:
+    config = tmp_path / "attune.toml"
+    config.write_text("[aggregator]\npoll_second = 1\n")
+    command = [sys.executable, "-m", "attune.aggregator.main", "--config", str(config)]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert refused.returncode == 1
+    assert "aggregator.poll_second" in refused.stderr
+    assert "Traceback" not in refused.stderr
