@@ -83,7 +83,7 @@ def _plain_first(section: "type[BaseModel]") -> list[str]:
 
 
 def _is_section(value: object) -> bool:
-    return hasattr(value, "model_fields")
+    return hasattr(type(value), "model_fields")
 
 
 def _limits(field: "FieldInfo") -> str:
