@@ -1,12 +1,13 @@
 """Makes a candidate: trains an adapter from the base and takes all figures that the gate wants."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import AutoTokenizer
 
 from attune.chat.template import ChatTemplate
@@ -21,7 +22,10 @@ from attune.trainer.model import TRAINED, answering_as, load_adapter, load_base,
 
 logger = logging.getLogger(__name__)
 
+SERVING = "serving"
+
 _PROBES = 8
+_PROBES_TRIED = 64
 _PROBE_TOKENS = 96
 
 
@@ -56,6 +60,7 @@ def make_candidate(
     heldout: Sequence[Example],
     *,
     items: Sequence[SkillItem],
+    known_skills: Mapping[str, Mapping[str, float]],
     arguments: kto.KtoArguments,
     dtype: str,
     seed: int,
@@ -65,6 +70,7 @@ def make_candidate(
 ) -> Candidate:
     """Trains from the base on `train` and measures against the serving policy (None: the base itself).
 
+    `known_skills` are shares of right answers to the same items that need no measuring, of `base` and `serving`.
     The same inputs on the same machine give the same candidate. Raises TrainingStopped between two steps.
     """
     watch.enter("training")
@@ -88,15 +94,15 @@ def make_candidate(
     watch.enter("evaluating")
     serving = BASE_POLICY
     if serving_folder is not None:
-        serving = "serving"
+        serving = SERVING
         model = load_adapter(model, serving_folder, serving)
 
     def as_policy(policy: str) -> AbstractContextManager[Any]:
         return answering_as(model, policy)
 
     figures = heldout_figures(as_policy, serving, TRAINED, heldout, seed)
-    shares = {}
-    for policy in {BASE_POLICY, serving, TRAINED}:
+    shares = dict(known_skills)
+    for policy in {BASE_POLICY, serving, TRAINED} - shares.keys():
         watch.enter("evaluating")
         with as_policy(policy) as answering:
             shares[policy] = skill_shares(answering, items, template.decode, template.end_token_ids)
@@ -111,18 +117,25 @@ def make_candidate(
 
 
 def make_probe(base_folder: Path, adapter_folder: Path, heldout: Sequence[Example]) -> tuple[Probe, ...]:
-    """The shortest held-out answers with their log-probabilities, computed as an engine does: in bfloat16, unmerged."""
+    """Short held-out answers with their log-probabilities, computed as an engine does: in bfloat16, unmerged.
+
+    Of the shortest ones those on which policy and base differ most, or the probe could not tell them apart.
+    """
     by_length = sorted(heldout, key=lambda example: len(example.prompt_token_ids) + len(example.output_token_ids))
-    pairs: list[Pair] = []
+    distinct: dict[tuple[int, ...], Pair] = {}
     for example in by_length:
-        pair = (example.prompt_token_ids, example.output_token_ids[:_PROBE_TOKENS])
-        if pair not in pairs:
-            pairs.append(pair)
-    pairs = pairs[:_PROBES]
+        answer = example.output_token_ids[:_PROBE_TOKENS]
+        distinct.setdefault((*example.prompt_token_ids, *answer), (example.prompt_token_ids, answer))
+    pairs = list(distinct.values())[:_PROBES_TRIED]
     base = load_base(base_folder, "bfloat16")
     of_base = token_logprobs(base, pairs)
     of_policy = token_logprobs(load_adapter(base, adapter_folder, TRAINED).to(base.dtype), pairs)
-    return tuple(
+    probes = [
         Probe(tuple(prompt), tuple(answer), tuple(policy.tolist()), tuple(plain.tolist()))
         for (prompt, answer), policy, plain in zip(pairs, of_policy, of_base, strict=True)
-    )
+    ]
+    return tuple(sorted(probes, key=_difference_nats, reverse=True)[:_PROBES])
+
+
+def _difference_nats(probe: Probe) -> float:
+    return float(np.mean(np.abs(np.subtract(probe.logprobs, probe.base_logprobs))))

@@ -24,11 +24,11 @@ from attune.personas.persona import Persona
 from attune.registry.policies import PolicyManifest, Registry
 from attune.registry.rollouts import RolloutLog
 from attune.registry.verdict import Verdict
-from attune.trainer.candidate import Watch, make_candidate
-from attune.trainer.evaluate import RegressionPrompt, SkillItem
+from attune.trainer.candidate import SERVING, Watch, make_candidate
+from attune.trainer.evaluate import RegressionPrompt, SkillItem, items_sha256
 from attune.trainer.examples import Example, least_label_share, read_examples
 from attune.trainer.gate import Limits, Metrics, check_data, judge
-from attune.trainer.kto import KtoArguments
+from attune.trainer.kto import KtoArguments, TrainingStopped
 from attune.trainer.outcomes import Ending, Outcome, Outcomes
 from attune.trainer.tracking import track_figures, tracked_run
 from attune.trainer.trigger import approval, enough_learned
@@ -51,7 +51,6 @@ class Cycles:
     rollouts: RolloutLog
     signer: PolicySigner
     regression: Sequence[RegressionPrompt]
-    personas: dict[str, Persona]
     arguments: KtoArguments
     limits: Limits
     enough_approval: float
@@ -107,6 +106,9 @@ class Cycles:
                     outcome = ended("skipped", reason)
                 else:
                     outcome = ended("passed" if verdict.passed else "refused", reason, verdict.policy_id)
+        except TrainingStopped:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
         except AttuneError as error:
             logger.warning("cycle failed", extra={"dataset_id": dataset_id, "reason": error.message})
             outcome = ended("failed", error.message)
@@ -170,13 +172,17 @@ class Cycles:
         watch: Watch,
     ) -> PolicyManifest:
         name = f"{persona.tenant}/{persona.name}/{dataset_id}"
+        items = self._skill_items(persona)
+        items_hash = items_sha256(items)
+        serving_folder = self._copy_of(serving, work)
         with tracked_run(name, {"persona": persona.name, "tenant": persona.tenant, "dataset_id": dataset_id}):
             candidate = make_candidate(
                 self.base_folder,
-                self._copy_of(serving, work),
+                serving_folder,
                 train,
                 heldout,
-                items=self._skill_items(persona),
+                items=items,
+                known_skills={} if serving_folder is None else self._known_skills(serving, items_hash),
                 arguments=self.arguments,
                 dtype=self.dtype,
                 seed=self.seed,
@@ -201,6 +207,7 @@ class Cycles:
                     "seed": self.seed,
                     "dtype": self.dtype,
                     "serving_policy_id": serving,
+                    "regression_sha256": items_hash,
                     **asdict(self.arguments),
                 },
                 metrics=flat,
@@ -230,6 +237,14 @@ class Cycles:
         shutil.rmtree(folder, ignore_errors=True)
         self.registry.copy_out(manifest, folder)
         return folder
+
+    def _known_skills(self, serving: str, items_hash: str) -> dict[str, dict[str, float]]:
+        """What was measured when the serving policy was the candidate, if it was asked the same."""
+        manifest = self.registry.read(serving)
+        if manifest.training.get("regression_sha256") != items_hash:
+            return {}
+        metrics = Metrics.from_flat(manifest.metrics)
+        return {BASE_POLICY: metrics.skill_shares("base"), SERVING: metrics.skill_shares("candidate")}
 
     def _skill_items(self, persona: Persona) -> list[SkillItem]:
         """This persona's regression prompts: other personas have policies of their own."""

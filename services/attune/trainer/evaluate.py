@@ -1,5 +1,6 @@
 """What the gate is told of a candidate: its figures on held-out feedback and on regression prompts."""
 
+import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -49,17 +50,21 @@ def read_regression_prompts(file: Path, personas: Collection[str]) -> list[Regre
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-            prompt = RegressionPrompt(
-                row["skill"], row.get("persona", ""), typed_messages(row["messages"]), row["answer"]
-            )
-            check_messages(prompt.messages)
+            prompt = _regression_prompt(json.loads(line))
         except (ValueError, KeyError, TypeError, AttributeError, AttuneError) as error:
             raise InvalidInput(f"{file}:{number}: not a regression prompt: {error!r}") from None
         if prompt.persona and prompt.persona not in personas:
             raise InvalidInput(f"{file}:{number}: no persona {prompt.persona}")
         prompts.append(prompt)
     return prompts
+
+
+def _regression_prompt(row: Any) -> RegressionPrompt:
+    prompt = RegressionPrompt(row["skill"], row.get("persona", ""), typed_messages(row["messages"]), row["answer"])
+    if not all(isinstance(text, str) for text in (prompt.skill, prompt.persona, prompt.answer)):
+        raise TypeError("skill, persona and answer are texts")
+    check_messages(prompt.messages)
+    return prompt
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,12 @@ class SkillItem:
     skill: str
     prompt_token_ids: Sequence[int]
     answer: str
+
+
+def items_sha256(items: Sequence[SkillItem]) -> str:
+    """By which figures on the same items are known."""
+    rows = [[item.skill, list(item.prompt_token_ids), item.answer] for item in items]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def skill_shares(

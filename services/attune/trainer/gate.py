@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from attune.registry.verdict import Check, Verdict
 
@@ -49,6 +49,9 @@ class Metrics:
         for skill, figures in self.skills.items():
             flat |= {f"skills.{skill}.{each.name}": float(getattr(figures, each.name)) for each in fields(figures)}
         return {name: value for name, value in flat.items() if math.isfinite(value)}
+
+    def skill_shares(self, policy: Literal["base", "serving", "candidate"]) -> dict[str, float]:
+        return {skill: getattr(figures, policy) for skill, figures in self.skills.items()}
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, float]) -> "Metrics":

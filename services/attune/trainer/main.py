@@ -3,7 +3,6 @@
 import argparse
 import logging
 import os
-import shutil
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -68,6 +67,7 @@ def prepare(settings: Settings) -> tuple["Cycles", Mapping[str, Persona]]:
     stay_at_home()
     threads = settings.trainer.threads or max(1, (os.cpu_count() or 2) // 2)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads must not take the engine's cores
     import torch
     import transformers
 
@@ -98,7 +98,6 @@ def prepare(settings: Settings) -> tuple["Cycles", Mapping[str, Persona]]:
         regression=[
             prompt for file in _regression_files(settings) for prompt in read_regression_prompts(file, personas)
         ],
-        personas=personas,
         arguments=KtoArguments(**trainer.kto.model_dump()),
         limits=Limits(**gate.model_dump(exclude={"enough_approval", "prompts"})),
         enough_approval=gate.enough_approval,
@@ -130,7 +129,6 @@ def _run_if_due(settings: Settings, cycles: "Cycles", persona: Persona, watch: "
         try:
             outcome = cycles.run(persona, dataset_id, datasets[dataset_id].table, watch)
         except TrainingStopped:
-            shutil.rmtree(cycles.folder / "work", ignore_errors=True)
             logger.info("cycle stopped", extra={"persona": persona.name, "dataset_id": dataset_id})
             return None
         finally:
