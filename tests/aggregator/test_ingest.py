@@ -1,6 +1,7 @@
 """Event log to lake: each event once, whatever happens."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from prometheus_client import REGISTRY
 from attune.aggregator.ingest import Ingest, SeenIds
 from attune.errors import AttuneError
 from attune.eventlog import FEEDBACK, RESPONSES
-from attune.lake.audit import audit
+from attune.lake.audit import audit, count_ids
+from attune.lake.lake import Lake
 from attune.lake.tables import to_arrow
+from attune.v1.event_pb2 import EventHeader
 from tests.aggregator.plant import Plant, ids_of
 from tests.eventlog.waiting import eventually
 from tests.lake.events import response_event, thumb_event
@@ -235,3 +238,49 @@ def test_a_lake_that_cannot_be_written_loses_nothing(plant: Plant) -> None:
     assert ingest.poll() in (0, 1)  # drops its batch and loads anew
     ingest.poll()
     assert plant.ids("responses") == ids_of([response_event(n) for n in range(3)])
+
+
+def test_a_full_disk_under_the_lake_loses_nothing_and_passes(plant: Plant, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system can only be mounted by root")
+    try:
+        events = [response_event(n, text=os.urandom(30_000).hex()) for n in range(40)]
+        plant.append(*events)
+        lake = Lake(disk / "lake")
+        ballast = disk / "ballast"
+        ballast.write_bytes(b"x" * (2 << 20))
+        ingest = Ingest(plant.log, lake, RESPONSES, batch_records=4)
+        failures = 0
+        for _ in range(20):
+            try:
+                ingest.poll()
+            except AttuneError:
+                failures += 1
+        assert failures
+        assert plant.log.positions("aggregator")[RESPONSES, 0] < 40
+        ballast.unlink()
+        while ingest.poll():
+            pass
+        assert sorted(count_ids(disk / "lake", "responses", "event_id").elements()) == ids_of(events)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_no_flipped_byte_stops_the_loop(plant: Plant) -> None:
+    chance = random.Random(7)
+    flipped = []
+    for n in range(600):
+        payload = bytearray(response_event(n, header=EventHeader(event_id=f"flipped-{n}")).SerializeToString())
+        for _ in range(chance.randint(1, 3)):
+            payload[chance.randrange(len(payload))] = chance.randrange(256)
+        flipped.append(bytes(payload))
+    plant.append(*flipped, response_event(1), topic=RESPONSES)
+    plant.ingest_all(batch_records=100)
+    assert "response-1" in plant.ids("responses")
+    dead = plant.another().lake.dead_letter.read(["log_offset"]).num_rows
+    assert 0 < dead < 600
+    assert len(plant.ids("responses")) + dead >= 590  # a flipped event id may be another's
+    assert plant.build().table().num_rows == 0

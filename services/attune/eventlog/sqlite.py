@@ -378,7 +378,8 @@ class SqliteLog:
             return
         with _reported(self._folder):
             if self._writer.execute("PRAGMA freelist_count").fetchone()[0] > _FREE_PAGES_KEPT:
-                self._writer.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+                # Not execute(): it steps a statement without columns once, which frees a single page.
+                self._writer.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
 
     def _check_disk(self, nbytes: int) -> None:
         disk = os.statvfs(self._folder)
