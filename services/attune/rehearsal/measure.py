@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 from attune.client import AsyncClient
 from attune.errors import ResourceExhausted
@@ -13,6 +14,7 @@ from attune.rehearsal.users import RIGHT, judge_answer
 
 SAMPLED_TEMPERATURE = 0.8
 LEAST_SAMPLED = 500
+_GREEDY_ERRANDS = 40
 _AT_ONCE = 48
 _ANSWER_SECONDS = 120
 _WAIT_SECONDS = 0.2
@@ -41,14 +43,15 @@ class Measurement:
         return frozenset(a.policy_id for a in (*self.sampled, *self.greedy) if a.item.persona == persona)
 
 
-async def measure(client: AsyncClient, items: Sequence[Item], told: Callable[[int, int], None]) -> Measurement:
-    """Asks all items greedily, and the errands over and over until enough sampled answers are there.
+async def measure(
+    client: AsyncClient, errands: Sequence[Item], others: Sequence[Item], told: Callable[[int, int], None]
+) -> Measurement:
+    """Samples enough answers to the errands, asked round and round, and asks some of them and all others greedily.
 
     `told` hears how many of how many answers have come. Raises AttuneError when an answer fails.
     """
-    errands = [item for item in items if item.skill == ERRANDS_SKILL]
-    rounds = -(-LEAST_SAMPLED // len(errands))
-    work = [(item, SAMPLED_TEMPERATURE) for _ in range(rounds) for item in errands] + [(item, 0.0) for item in items]
+    sampled = [(item, SAMPLED_TEMPERATURE) for item in islice(cycle(errands), LEAST_SAMPLED)]
+    work = sampled + [(item, 0.0) for item in (*errands[:_GREEDY_ERRANDS], *others)]
     answers: list[Answer | None] = [None] * len(work)
     queue = iter(enumerate(work))
     done = 0
@@ -64,8 +67,7 @@ async def measure(client: AsyncClient, items: Sequence[Item], told: Callable[[in
         for _ in range(_AT_ONCE):
             group.create_task(ask_all())
     whole = [answer for answer in answers if answer is not None]
-    sampled = rounds * len(errands)
-    return Measurement(tuple(whole[:sampled]), tuple(whole[sampled:]))
+    return Measurement(tuple(whole[: len(sampled)]), tuple(whole[len(sampled) :]))
 
 
 async def _ask(client: AsyncClient, item: Item, temperature: float) -> Answer:
@@ -91,25 +93,14 @@ def claims(answers: Iterable[Answer]) -> Proportion:
     return Proportion(kinds.count(CLAIM), len(kinds))
 
 
-def skills(before: Measurement, after: Measurement, persona: str) -> tuple[SkillFigures, ...]:
-    """Exact matches by skill, in the items' order.
-
-    A skill that this persona has is counted on its answers alone: another persona's would only dilute a loss.
-    """
-    personas: dict[str, set[str]] = {}
-    for answer in before.greedy:
-        if answer.item.skill != ERRANDS_SKILL:
-            personas.setdefault(answer.item.skill, set()).add(answer.item.persona)
-    counted = {skill: {persona} if persona in have else have for skill, have in personas.items()}
-    return tuple(
-        SkillFigures(skill, _right(before, skill, of), _right(after, skill, of)) for skill, of in counted.items()
-    )
+def skills(before: Measurement, after: Measurement) -> tuple[SkillFigures, ...]:
+    """Exact matches by skill, in the items' order."""
+    names = dict.fromkeys(answer.item.skill for answer in before.greedy if answer.item.skill != ERRANDS_SKILL)
+    return tuple(SkillFigures(name, _right(before, name), _right(after, name)) for name in names)
 
 
-def _right(measurement: Measurement, skill: str, personas: Collection[str]) -> Proportion:
-    kinds = [
-        answer.kind for answer in measurement.greedy if answer.item.skill == skill and answer.item.persona in personas
-    ]
+def _right(measurement: Measurement, skill: str) -> Proportion:
+    kinds = [answer.kind for answer in measurement.greedy if answer.item.skill == skill]
     return Proportion(kinds.count(RIGHT), len(kinds))
 
 

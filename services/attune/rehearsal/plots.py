@@ -162,7 +162,7 @@ def skills_before_and_after(figures: Figures) -> str:
     axis.set_yticks(range(len(skills)), [skill.skill for skill in skills])
     axis.tick_params(length=0)
     axis.tick_params(axis="y", colors=INK)
-    axis.set_ylim(len(skills) - 0.5, -0.5)
+    axis.set_ylim(max(1, len(skills)) - 0.5, -0.5)
     axis.set_xlim(max(0.0, math.floor(20 * (lowest - 0.01)) / 20), 1.002)
     axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     axis.grid(axis="x")

@@ -2,30 +2,37 @@
 
 import random
 
-from attune.rehearsal.demo.dialogues import CONCIERGE, one_item
-from attune.rehearsal.demo.items import HELDOUT, REGRESSION, Item, load_items
+from attune.rehearsal.demo.dialogues import CONCIERGE, SCORED_SKILLS, TUTOR, one_item
+from attune.rehearsal.demo.items import ERRANDS_SKILL, HELDOUT, REGRESSION, Item, load_items
 
-LEAST_ITEMS_PER_SKILL = 200
-_SKILLS = ("facts", "arithmetic", "recall")
+ITEMS_PER_SKILL = 200
+_TUTORS = "style-tutor"
 
 
-def heldout_questions() -> list[Item]:
-    """The shipped held-out items, and more of the concierge's where there are too few.
+def heldout_errands() -> list[Item]:
+    """All held-out errands."""
+    return [item for item in load_items(HELDOUT) if item.skill == ERRANDS_SKILL]
 
-    The skills that both personas have are counted on the persona that is trained alone: the other's answers cannot
-    change. What the gate looks at is not among them.
+
+def heldout_skills() -> list[Item]:
+    """So many items of each skill that is scored, the shipped held-out ones first.
+
+    The skills that both personas have are asked of the one that is trained alone: the other's answers cannot change.
+    What the gate looks at is not among them.
     """
-    items = load_items(HELDOUT)
-    known = {_key(item) for item in (*items, *load_items(REGRESSION))}
+    shipped = load_items(HELDOUT)
+    known = {_key(item) for item in (*shipped, *load_items(REGRESSION))}
     rng = random.Random("rehearsal")
-    for skill in _SKILLS:
-        missing = LEAST_ITEMS_PER_SKILL - sum(item.skill == skill and item.persona == CONCIERGE for item in items)
-        while missing > 0:
-            item = one_item(rng, skill, CONCIERGE, True)
+    items: list[Item] = []
+    for skill in SCORED_SKILLS:
+        persona = TUTOR if skill == _TUTORS else CONCIERGE
+        chosen = [item for item in shipped if (item.skill, item.persona) == (skill, persona)][:ITEMS_PER_SKILL]
+        while len(chosen) < ITEMS_PER_SKILL:
+            item = one_item(rng, skill, persona, True)
             if _key(item) not in known:
                 known.add(_key(item))
-                items.append(item)
-                missing -= 1
+                chosen.append(item)
+        items += chosen
     return items
 
 

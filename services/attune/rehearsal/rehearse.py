@@ -24,14 +24,13 @@ from attune.personas import load_personas
 from attune.registry.policies import PolicyManifest
 from attune.rehearsal import collect, report
 from attune.rehearsal.demo.dialogues import CONCIERGE, TUTOR
-from attune.rehearsal.demo.items import ERRANDS_SKILL
 from attune.rehearsal.demo.prompts import user_prompts
 from attune.rehearsal.exact import apart, claim_probabilities
 from attune.rehearsal.expectations import all_met, judge
 from attune.rehearsal.figures import ClaimProbability, Figures, TutorFigures, VerdictFigures
 from attune.rehearsal.journal import Journal
 from attune.rehearsal.measure import Measurement, before_and_after, claims, compare_tokens, measure, of_persona, skills
-from attune.rehearsal.questions import heldout_questions
+from attune.rehearsal.questions import heldout_errands, heldout_skills
 from attune.rehearsal.ring import OwnRing, Ring, own_ring, running_ring
 from attune.rehearsal.users import Crowd, Thumbs
 from attune.rehearsal.view import shown
@@ -54,6 +53,7 @@ _VOTES_ON_LAST = 100
 _ERRANDS_ON_LAST = 50
 _LITTLE_LEFT = 0.08
 _ANSWERS_SHOWN = 8
+_EXACT_THREADS = 2  # more only wait for each other on so small a model
 _MEASURED_AGAIN = 2
 
 
@@ -99,7 +99,8 @@ class Rehearsal:
         )
         self._faults: list[str] = []
         self._stages: list[tuple[str, float]] = []
-        self._items = heldout_questions()
+        self._errands = heldout_errands()
+        self._others = heldout_skills()
 
     async def run(self) -> Figures:
         """Raises an AttuneError when the ring does not start or ends by itself; a started ring is ended in any case."""
@@ -133,7 +134,7 @@ class Rehearsal:
             policies=collect.policy_figures(journal, policies, exact, sampled),
             last_policy_id=last,
             swaps=collect.swap_figures(journal, datasets, policies),
-            skills=skills(before, after, CONCIERGE),
+            skills=skills(before, after),
             tutor=tutor,
             answers=before_and_after(before, after, _ANSWERS_SHOWN),
             verdicts=verdicts,
@@ -144,7 +145,7 @@ class Rehearsal:
             streams_broken=journal.broken_streams,
             inference_pids=(pid_before, pid_after),
             errands=journal.errands(),
-            trainings=tuple(journal.trainings),
+            trainings=journal.all_trainings(),
             stopped="; ".join(self._faults),
             surroundings=collect.surroundings(),
         )
@@ -183,11 +184,11 @@ class Rehearsal:
             self.journal.progress = (done, whole)
 
         for _ in range(_MEASURED_AGAIN):
-            measured = await measure(client, self._items, told)
+            measured = await measure(client, self._errands, self._others, told)
             if len(measured.policies(CONCIERGE)) == 1:
                 return measured
             self.journal.tell(self.now(), "a policy was swapped in meanwhile; measuring it instead")
-        return await measure(client, self._items, told)
+        return await measure(client, self._errands, self._others, told)
 
     def _only_policy(self, measured: Measurement) -> str:
         policies = sorted(measured.policies(CONCIERGE))
@@ -266,9 +267,9 @@ class Rehearsal:
         return tuple(verdict_figures(policy) for policy in listed if policy.HasField("verdict"))
 
     async def _exact(self, policies: Sequence[PolicyManifest]) -> dict[str, ClaimProbability]:
-        prompts = [item.messages for item in self._items if item.skill == ERRANDS_SKILL]
+        prompts = [item.messages for item in self._errands]
         system_prompt = load_personas(self._settings.personas_folder)[CONCIERGE].system_prompt
-        threads = max(1, len(os.sched_getaffinity(0)))
+        threads = min(_EXACT_THREADS, len(os.sched_getaffinity(0)))
         with (
             tempfile.TemporaryDirectory(prefix="attune-rehearsal-") as folder,
             apart(threads, self._data / "logs" / "exact.log") as process,

@@ -21,7 +21,8 @@ _REFUSAL = "refusal"
 _TURNS = (1, 2, 3)
 _TURN_WEIGHTS = (0.6, 0.25, 0.15)
 _READING_SECONDS = 0.8  # mean of the pause before a user speaks again
-_STUDENT_SECONDS = 0.1
+_STUDENT_SECONDS = 2.0
+_STUDENT_RUSH_SECONDS = 0.1  # when a swap is near
 _AFTER_FAILURE_SECONDS = 0.5
 _STUDENT_SKILLS = ("facts", "arithmetic", "recall", "style-tutor")
 _SHUFFLED_AMONG = 200
@@ -129,12 +130,13 @@ class Crowd:
             history = [*messages, {"role": "assistant", "content": answer}]
 
     async def _study(self, student: str) -> None:
-        """Questions without a break, so that streams of a persona without votes run whenever a policy is swapped."""
+        """Questions now and then, and almost without a break when a swap is near, so that streams run during each."""
         rng = random.Random(f"{student}/{self._rng.random()}")
         while not self._stopping.is_set():
             item = one_item(rng, rng.choice(_STUDENT_SKILLS), self._student_persona, False)
             await self._ask(self._student_persona, item, item.messages, student, "", votes=False)
-            await self._pause(rng.expovariate(1 / _STUDENT_SECONDS))
+            seconds = _STUDENT_RUSH_SECONDS if self._journal.swap_is_near else _STUDENT_SECONDS
+            await self._pause(rng.expovariate(1 / seconds))
 
     async def _ask(
         self,

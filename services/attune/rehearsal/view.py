@@ -71,14 +71,14 @@ async def _pause(stopping: asyncio.Event, seconds: float) -> None:
 def status(journal: Journal) -> str:
     """One line for where things stand."""
     parts = [f"{journal.waiting_for or journal.stage}{_fraction(journal)}"]
-    if journal.tallies:
+    if journal.tallies and journal.users_talking:
         votes = sum(tally.votes for tally in journal.tallies.values())
         parts.append(f"{votes} votes, {journal.open_streams} streams open, {journal.broken_streams} broken")
         newest = list(journal.tallies)[-1]
         tally = journal.tallies[newest]
         parts.append(f"{newest}: {tally.approval.share:.0%} approval of {tally.votes}")
-    if journal.training_since is not None:
-        parts.append(_training(journal))
+        if journal.training_since is not None:
+            parts.append(_training(journal))
     return "; ".join(parts)
 
 
