@@ -1,5 +1,6 @@
 """`attune policy`: which policies there are, why each may serve or not, the way back, and the way out."""
 
+import math
 import os
 import shutil
 import sys
@@ -200,8 +201,8 @@ def verdict_table(policy: "policy_pb2.Policy") -> "Table":
         table.add_row(
             plain(check.name),
             "[green]passed[/]" if check.passed else "[red]failed[/]",
-            f"{check.figure:.4g}",
-            f"{check.limit:.4g}",
+            _number(check.figure),
+            _number(check.limit),
             plain(check.reason),
         )
     return table
@@ -302,6 +303,11 @@ def _mark(policy: "policy_pb2.Policy") -> str:
     if not policy.HasField("verdict"):
         return "[dim]none yet[/]"
     return "[green]passed[/]" if policy.verdict.passed else "[red]refused[/]"
+
+
+def _number(value: float) -> str:
+    """Nothing for what was not measured or has no limit."""
+    return f"{value:.4g}" if math.isfinite(value) else ""
 
 
 def _traffic(policy_id: str, current: "policy_pb2.Rollout") -> str:
