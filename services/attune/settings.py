@@ -233,7 +233,7 @@ def _complaint(problem: Any, config: Path | None, overridden: dict[tuple[str, ..
     location = tuple(str(part) for part in problem["loc"])
     key = ".".join(location)
     for path, name in overridden.items():
-        if location[: len(path)] == path:
+        if location[: len(path)] == path[: len(location)]:
             return f"environment variable {name}: {key}: {_reason(problem)}"
     return f"{config or 'defaults'}: {key}: {_reason(problem)}"
 

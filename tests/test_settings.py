@@ -1,0 +1,130 @@
+from pathlib import Path
+
+import pytest
+
+from attune.settings import Settings, SettingsError, load_settings
+
+SECRET = "s3cret"
+
+
+def refused(config: Path | None, environment: dict[str, str]) -> str:
+    with pytest.raises(SettingsError) as error:
+        load_settings(config, environment)
+    return error.value.message
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "attune.toml"
+
+
+def test_without_a_file_there_are_defaults() -> None:
+    settings = load_settings(None, {})
+    assert settings.data == Path("attune-data").absolute()
+    assert settings.inference.grpc_port == 50051
+    assert settings.mlflow_uri == f"sqlite:///{settings.data}/mlflow.db"
+    assert (settings.model_folder / "config.json").is_file()
+    assert (settings.personas_folder / "concierge.toml").is_file()
+
+
+def test_the_environment_wins_over_the_file(file: Path) -> None:
+    file.write_text("[inference]\ngrpc_port = 1\nmetrics_port = 2\n")
+    settings = load_settings(file, {"ATTUNE_INFERENCE__GRPC_PORT": "3", "PATH": "/bin"})
+    assert (settings.inference.grpc_port, settings.inference.metrics_port) == (3, 2)
+
+
+@pytest.mark.parametrize("folder", ["/tmp/x", "/tmp/2026", "2026-11-21", "12", "true", "1e3", "/tmp/a b # c", "~/x"])
+def test_a_folder_named_in_the_environment_is_that_folder_whatever_it_looks_like(folder: str) -> None:
+    assert load_settings(None, {"ATTUNE_DATA": folder}).data == Path(folder).expanduser().absolute()
+
+
+def test_the_environment_can_say_every_kind_of_value() -> None:
+    settings = load_settings(
+        None,
+        {
+            "ATTUNE_ENGINE__ENFORCE_EAGER": "false",
+            "ATTUNE_TRAINER__KTO__LEARNING_RATE": "1e-3",
+            "ATTUNE_TRAINER__GATE__PROMPTS": "/tmp/prompts.jsonl",
+            "ATTUNE_EVENT_LOG__READERS": '["aggregator", "shipper"]',
+            "ATTUNE_MODEL": '"/models/a"',
+            "ATTUNE_LOG_LEVEL": "DEBUG",
+        },
+    )
+    assert not settings.engine.enforce_eager
+    assert settings.trainer.kto.learning_rate == 1e-3
+    assert settings.trainer.gate.prompts == Path("/tmp/prompts.jsonl")
+    assert settings.event_log.readers == ("aggregator", "shipper")
+    assert settings.model_folder == Path("/models/a")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("colour = 'x'", "colour: no such setting"),
+        ("[inference]\ngrpc_prt = 1", "inference.grpc_prt: no such setting"),
+        ("[inference]\ngrpc_port = 65536", "inference.grpc_port: input should be less than or equal to 65535"),
+        ("[trainer.kto]\nbeta = nan", "trainer.kto.beta: input should be"),
+        ("[trainer.kto]\nbeta = inf", "trainer.kto.beta: input should be"),
+        ("[engine]\ndtype = 's3cret'", "engine.dtype: input should be 'auto'"),
+        ("inference = 's3cret'", "inference: input should be a valid dictionary"),
+        ("[event_log]\nreaders = []", "event_log.readers: "),
+        ("data = 3", "data: "),
+        ("data = 's3cret", "not valid TOML"),
+    ],
+)
+def test_a_bad_file_is_named_with_the_key_and_the_reason_and_not_the_value(
+    file: Path, text: str, complaint: str
+) -> None:
+    file.write_text(text)
+    said = refused(file, {})
+    assert said.startswith(f"{file}: ")
+    assert complaint in said
+    assert SECRET not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("ATTUNE_COLOUR", "x", "colour: no such setting"),
+        ("ATTUNE_", "x", "no such setting"),
+        ("ATTUNE_TRAINER__SEED", SECRET, "trainer.seed: input should be a valid integer"),
+        ("ATTUNE_TRAINER__MLFLOW_URI__PASSWORD", SECRET, "trainer.mlflow_uri: input should be a valid string"),
+        ("ATTUNE_TRAINER", SECRET, "trainer: input should be a valid dictionary"),
+        ("ATTUNE_EVENT_LOG__READERS", "[s3cret", "event_log.readers: "),
+    ],
+)
+def test_a_bad_variable_is_named_with_the_reason_and_not_the_value(name: str, value: str, complaint: str) -> None:
+    said = refused(None, {name: value})
+    assert said.startswith(f"environment variable {name}: ")
+    assert complaint in said
+    assert SECRET not in said
+
+
+def test_all_that_is_wrong_is_said_at_once(file: Path) -> None:
+    file.write_text("colour = 1\n[inference]\ngrpc_port = -1\n")
+    assert len(refused(file, {"ATTUNE_TASTE": "x"}).splitlines()) == 3
+
+
+def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    assert refused(tmp_path / "none.toml", {}) == f"{tmp_path}/none.toml: cannot be read: No such file or directory"
+    (tmp_path / "latin.toml").write_bytes(b"model = '\xe9'")
+    assert refused(tmp_path / "latin.toml", {}) == f"{tmp_path}/latin.toml: cannot be read: not UTF-8"
+
+
+def test_the_demos_settings_are_good() -> None:
+    demo = load_settings(Path(__file__).parents[1] / "deploy" / "demo.toml", {})
+    assert demo.model == "demo"
+
+
+def test_every_setting_says_what_it_means() -> None:
+    def missing(section: type, path: str) -> list[str]:
+        found = []
+        for name, field in section.model_fields.items():  # type: ignore[attr-defined]
+            inner = f"{path}{name}"
+            if hasattr(type(field.default), "model_fields"):
+                found += missing(type(field.default), f"{inner}.")
+            elif not field.description:
+                found.append(inner)
+        return found
+
+    assert missing(Settings, "") == []
