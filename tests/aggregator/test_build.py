@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from attune.aggregator.build import Builder, BuildRules
@@ -57,6 +57,15 @@ def test_revisions_of_older_thumbs_and_other_peoples_personas_are_not_new(plant:
     plant.append(*[thumb_event(30 + n, 4, revision=n) for n in range(3)])
     assert build_if_due(plant, 2) is None
     assert build_if_due(plant, 1) is not None
+
+
+def test_thumbs_that_name_no_persona_count_for_their_responses_persona(plant: Plant) -> None:
+    nameless = [thumb_event(n, n) for n in range(3)]
+    for event in nameless:
+        event.ClearField("persona")
+    plant.append(*[response_event(n) for n in range(3)], *nameless)
+    assert build_if_due(plant, 1, persona="tutor") is None
+    assert build_if_due(plant, 3) is not None
 
 
 def test_thumbs_that_make_no_example_do_not_build_again_and_again(plant: Plant) -> None:
@@ -131,7 +140,7 @@ def build_story(events: list[Event], batch_records: int, compact: bool) -> str:
 EXPECTED: dict[str, str] = {}
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, database=None, phases=[Phase.generate, Phase.shrink], suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 1 << 30), repeats=st.integers(0, 8), batch=st.integers(8, 40), compact=st.booleans())
 def test_the_order_of_arrival_repeats_batches_and_compaction_do_not_change_the_dataset(
     seed: int, repeats: int, batch: int, compact: bool

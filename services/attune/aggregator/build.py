@@ -23,16 +23,20 @@ _MS_PER_DAY = 86_400_000
 _COUNT_NEW = """
 SELECT count(*) FROM (
     SELECT f.response_id, f.end_user
-    FROM feedback AS f
+    FROM {feedback} AS f
     LEFT JOIN covered AS c ON c.source = f.log_id || '/' || f.log_partition
-    LEFT JOIN (SELECT DISTINCT response_id, persona FROM responses_rows) AS r
-        ON f.persona = '' AND r.response_id = f.response_id
-    WHERE f.tenant = $tenant AND f.kind = 'thumb'
-        AND CASE WHEN f.persona <> '' THEN f.persona ELSE r.persona END = $persona
+    WHERE f.tenant = $tenant AND f.kind = 'thumb' AND f.persona = $persona
     GROUP BY f.response_id, f.end_user
     HAVING bool_and(c.next_offset IS NULL OR f.log_offset >= c.next_offset)
 )
 """
+_SOME_NAME_NO_PERSONA = "SELECT count(*) > 0 FROM feedback WHERE persona = ''"
+# What names no persona is its response's persona's: only then the responses have to be read.
+_WITH_PERSONA = """(
+    SELECT f.* REPLACE (CASE WHEN f.persona <> '' THEN f.persona ELSE r.persona END AS persona)
+    FROM feedback AS f
+    LEFT JOIN (SELECT DISTINCT response_id, persona FROM responses_rows) AS r USING (response_id)
+)"""
 _POSITIONS = """
 SELECT log_id || '/' || log_partition, max(log_offset) + 1 FROM feedback_rows GROUP BY log_id, log_partition
 """
@@ -69,7 +73,8 @@ def count_new(snapshot: Snapshot, tenant: str, persona: str, covered: Mapping[st
             }
         ),
     )
-    count: int = snapshot.rows(_COUNT_NEW, {"tenant": tenant, "persona": persona})[0][0]
+    feedback = _WITH_PERSONA if snapshot.rows(_SOME_NAME_NO_PERSONA)[0][0] else "feedback"
+    count: int = snapshot.rows(_COUNT_NEW.format(feedback=feedback), {"tenant": tenant, "persona": persona})[0][0]
     return count
 
 

@@ -17,12 +17,13 @@ from attune.errors import Unavailable
 from attune.lake.lake import Lake
 from attune.lake.tables import FEEDBACK, RESPONSES
 
-_VIEWS = """
-CREATE TEMP TABLE {name}_repeated AS
-    SELECT event_id, min({position}) AS first FROM {name}_rows GROUP BY event_id HAVING count(*) > 1;
+_FIRST_OF_EACH_ID = """
 CREATE TEMP VIEW {name} AS
-    SELECT r.* FROM {name}_rows AS r LEFT JOIN {name}_repeated AS d USING (event_id)
-    WHERE d.first IS NULL OR d.first = {position};
+    SELECT r.* FROM {name}_rows AS r
+    LEFT JOIN (
+        SELECT event_id, min({position}) AS first FROM {name}_rows GROUP BY event_id HAVING count(*) > 1
+    ) AS repeated USING (event_id)
+    WHERE repeated.first IS NULL OR repeated.first = {position};
 """
 _POSITION = "struct_pack(id := log_id, part := log_partition, at := log_offset)"
 
@@ -60,7 +61,7 @@ def open_snapshot(lake: Lake, threads: int = 2) -> Iterator[Snapshot]:
         for name, handle in handles.items():
             connection.register(f"{name}_rows", handle.to_pyarrow_dataset())
             with _reported():
-                connection.execute(_VIEWS.format(name=name, position=_POSITION))
+                connection.execute(_FIRST_OF_EACH_ID.format(name=name, position=_POSITION))
         yield Snapshot(connection, {name: int(handle.version()) for name, handle in handles.items()})
     finally:
         connection.close()
