@@ -48,6 +48,14 @@ def test_it_learns_what_users_like_and_keeps_its_likelihood(tiny_model: Path, tm
     assert steps == [(done, 20) for done in range(1, 21)]
 
 
+def test_small_datasets_are_gone_through_more_often() -> None:
+    arguments = replace(ARGUMENTS, epochs=2, batch_size=32, min_steps=30)
+    assert arguments.passes(320) == 3
+    assert arguments.passes(310) == 3
+    assert arguments.passes(640) == 2
+    assert replace(arguments, min_steps=0).passes(10) == 2
+
+
 def test_the_same_seed_gives_the_same_adapter(tiny_model: Path, tmp_path: Path) -> None:
     short = replace(ARGUMENTS, epochs=1)
     examples = list(shuffled(thumbs(48), 5))

@@ -6,6 +6,7 @@ Trains on the token ids that were logged; text is never tokenised again. Example
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class KtoArguments:
-    """The learner's settings; they go into the policy's manifest as they are."""
+    """The learner's settings; they go into the policy's manifest as they are.
+
+    A small dataset is gone through more often than `epochs` says, until `min_steps` optimiser steps are done.
+    """
 
     learning_rate: float
     beta: float
@@ -37,6 +41,11 @@ class KtoArguments:
     lora_rank: int
     lora_alpha: int
     warmup_share: float
+    min_steps: int = 0
+
+    def passes(self, examples: int) -> float:
+        """How often a dataset of this size is gone through."""
+        return max(self.epochs, self.min_steps / math.ceil(examples / self.batch_size))
 
 
 class TrainingStopped(Exception):
@@ -69,7 +78,7 @@ def train(
             output_dir=str(work),
             learning_rate=arguments.learning_rate,
             beta=arguments.beta,
-            num_train_epochs=arguments.epochs,
+            num_train_epochs=arguments.passes(len(examples)),
             per_device_train_batch_size=arguments.batch_size,
             warmup_steps=arguments.warmup_share,
             max_length=None,
