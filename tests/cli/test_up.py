@@ -1,0 +1,72 @@
+"""`attune up` on the real services; what supervising means is in test_supervisor.py, on small ones."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from attune.cli.up import SERVICES
+from tests.cli.tiny_ring import screen, until
+
+START_SECONDS = 240.0
+
+
+def attune_up(data: Path) -> subprocess.Popen[bytes]:
+    data.mkdir(exist_ok=True)
+    ports = [f"{name}__metrics_port" for name in SERVICES] + ["inference__grpc_port", "rollout__grpc_port"]
+    with open(data / "screen", "w") as file:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "attune.cli.main", "up", "--data", str(data)],
+            env={**os.environ, **{f"ATTUNE_{port.upper()}": "0" for port in ports}, "ATTUNE_ENGINE__OMP_THREADS": "1"},
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+
+
+def family(ring: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return psutil.Process(ring.pid).children(recursive=True)
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.timeout(600)
+def test_a_ring_is_talked_to_dies_with_its_supervisor_comes_back_and_stops_in_order(tmp_path: Path) -> None:
+    ring = attune_up(tmp_path)
+    until(lambda: "attune is up" in screen(tmp_path) or ring.poll() is not None, START_SECONDS)
+    talk = subprocess.run(
+        [sys.executable, "-P", "-m", "attune.cli.main", "chat", "--data", str(tmp_path)],
+        input="What is the capital of France?\n/up\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (talk.returncode, talk.stderr) == (0, "")
+    assert "noted: thumb up" in talk.stdout
+
+    processes = family(ring)
+    assert any("EngineCore" in process.name() for process in processes)
+    ring.kill()
+    ring.wait()
+    until(lambda: not alive(processes), 15)
+
+    ring = attune_up(tmp_path)
+    until(lambda: "✓ rollout" in screen(tmp_path) or ring.poll() is not None, START_SECONDS)
+    ring.send_signal(signal.SIGTERM)
+    assert ring.wait(90) == 0
+
+    ring = attune_up(tmp_path)
+    until(lambda: "attune is up" in screen(tmp_path) or ring.poll() is not None, START_SECONDS)
+    processes = family(ring)
+    ring.send_signal(signal.SIGTERM)
+    assert ring.wait(90) == 0
+    stopped = [line.split()[1] for line in screen(tmp_path).splitlines() if " stopped in " in line]
+    assert stopped == list(SERVICES)
+    assert not alive(processes)
