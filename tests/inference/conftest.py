@@ -6,12 +6,21 @@ import pytest_asyncio
 
 from attune.chat.template import ChatTemplate
 from attune.inference.engine import Engine
-from tests.inference.house import House, write_adapter
+from tests.inference.house import House, endless, write_adapter
 
 
 @pytest_asyncio.fixture
 async def house(tmp_path: Path, engine: Engine, template: ChatTemplate, demo_model: Path) -> AsyncIterator[House]:
     async with House.open(tmp_path, engine, template, demo_model) as house:
+        yield house
+
+
+@pytest_asyncio.fixture
+async def endless_house(
+    tmp_path: Path, engine: Engine, template: ChatTemplate, demo_model: Path
+) -> AsyncIterator[House]:
+    """Its answers go on to max_tokens."""
+    async with House.open(tmp_path, endless(engine), template, demo_model) as house:
         yield house
 
 

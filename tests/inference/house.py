@@ -1,10 +1,11 @@
 """The inference service in this process: a real server on a free port, around the run's one engine."""
 
 import contextlib
+import copy
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,11 @@ def ask(content: str = "hello there", persona: str = "", **sampling: Any) -> cha
     )
 
 
-def babble(max_tokens: int = 900) -> chat_pb2.ChatRequest:
-    """Runs for as long as it may: what was said becomes ever likelier to be said again, and the end never was."""
-    return ask("tell me a story", temperature=0.0, presence_penalty=-2.0, frequency_penalty=-2.0, max_tokens=max_tokens)
+def endless(engine: Engine) -> Engine:
+    """The same engine, with answers that go on to max_tokens."""
+    other = copy.copy(engine)
+    other._options = replace(engine._options, ignore_end=True)
+    return other
 
 
 @dataclass

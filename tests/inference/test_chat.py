@@ -1,6 +1,9 @@
 """Chat over gRPC: what the caller gets, what the event log gets, and how calls end early."""
 
 import asyncio
+import contextlib
+from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -10,7 +13,7 @@ from attune.chat.template import ChatTemplate
 from attune.ids import check_response_id, hash_end_user, read_feedback_token
 from attune.inference.engine import Engine
 from attune.v1 import chat_pb2, event_pb2
-from tests.inference.house import PERSONAS, House, ask, babble, user
+from tests.inference.house import PERSONAS, House, ask, endless, user
 from tests.inference.waiting import eventually
 
 
@@ -147,8 +150,9 @@ async def test_what_a_person_did_not_agree_to_train_on_says_so(house: House) -> 
     assert not event.consent.train
 
 
-async def test_a_cancelled_stream_is_aborted_and_logged_with_what_was_sampled(house: House) -> None:
-    call = house.stub.StreamChat(babble())
+async def test_a_cancelled_stream_is_aborted_and_logged_with_what_was_sampled(endless_house: House) -> None:
+    house = endless_house
+    call = house.stub.StreamChat(ask(max_tokens=900))
     first = await call.read()
     await call.read()
     call.cancel()
@@ -162,8 +166,9 @@ async def test_a_cancelled_stream_is_aborted_and_logged_with_what_was_sampled(ho
 
 
 @pytest.mark.parametrize("method", ["Chat", "StreamChat"])
-async def test_a_passed_deadline_stops_the_engines_work(house: House, method: str) -> None:
-    call = getattr(house.stub, method)(babble(), timeout=0.15)
+async def test_a_passed_deadline_stops_the_engines_work(endless_house: House, method: str) -> None:
+    house = endless_house
+    call = getattr(house.stub, method)(ask(max_tokens=980), timeout=0.3)
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await (call if method == "Chat" else _drain(call))
     assert refusal.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
@@ -176,15 +181,14 @@ async def test_a_passed_deadline_stops_the_engines_work(house: House, method: st
 
 
 async def test_a_caller_that_reads_nothing_is_let_go(
-    tmp_path_factory: pytest.TempPathFactory, engine: Engine, template: ChatTemplate, demo_model: "object"
+    tmp_path: Path, engine: Engine, template: ChatTemplate, demo_model: Path
 ) -> None:
-    folder = tmp_path_factory.mktemp("stalled")
-    async with House.open(folder, engine, template, demo_model, stall_seconds=0.5) as house:  # type: ignore[arg-type]
+    async with House.open(tmp_path, endless(engine), template, demo_model, stall_seconds=0.5) as house:
         # A window of 64 KiB takes some thousand messages; what is read of none of the streams fills it together.
         options = [("grpc.http2.lookahead_bytes", 1), ("grpc.max_receive_message_length", 1 << 20)]
         async with grpc.aio.insecure_channel(f"127.0.0.1:{house.port}", options=options) as channel:
             stub = house.stub.__class__(channel)
-            calls = [stub.StreamChat(babble()) for _ in range(8)]
+            calls = [stub.StreamChat(ask(max_tokens=900)) for _ in range(8)]
             await eventually(lambda: len(house.responses()) == 8, seconds=60)
             await eventually(lambda: house.chat.admission.running == 0)
             for call in calls:
@@ -192,17 +196,16 @@ async def test_a_caller_that_reads_nothing_is_let_go(
 
 
 async def test_calls_past_the_limit_are_refused_at_once(
-    tmp_path_factory: pytest.TempPathFactory, engine: Engine, template: ChatTemplate, demo_model: "object"
+    tmp_path: Path, engine: Engine, template: ChatTemplate, demo_model: Path
 ) -> None:
-    folder = tmp_path_factory.mktemp("full")
-    async with House.open(folder, engine, template, demo_model, max_concurrent=2) as house:  # type: ignore[arg-type]
-        running = [house.stub.StreamChat(babble()) for _ in range(2)]
+    async with House.open(tmp_path, endless(engine), template, demo_model, max_concurrent=2) as house:
+        running = [house.stub.StreamChat(ask(max_tokens=900)) for _ in range(2)]
         for call in running:
             await call.read()
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
             await house.stub.Chat(ask(), timeout=5)
         assert refusal.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "this server takes 2 at once" in refusal.value.details()
+        assert "this server takes 2 at once" in str(refusal.value.details())
         for call in running:
             call.cancel()
         await eventually(lambda: house.chat.admission.running == 0)
@@ -210,17 +213,18 @@ async def test_calls_past_the_limit_are_refused_at_once(
 
 
 async def test_a_full_event_log_refuses_new_calls_and_lets_running_ones_finish(
-    tmp_path_factory: pytest.TempPathFactory, engine: Engine, template: ChatTemplate, demo_model: "object"
+    tmp_path: Path, engine: Engine, template: ChatTemplate, demo_model: Path
 ) -> None:
-    folder = tmp_path_factory.mktemp("space")
-    async with House.open(folder, engine, template, demo_model, max_log_bytes=1 << 17) as house:  # type: ignore[arg-type]
-        running = []
-        with pytest.raises(grpc.aio.AioRpcError) as refusal:
-            while len(running) < 64:
-                call = house.stub.StreamChat(babble(600))
-                await call.read()
+    async with House.open(tmp_path, endless(engine), template, demo_model, max_log_bytes=1 << 17) as house:
+        running: list[Any] = []
+        code = grpc.StatusCode.OK
+        while code == grpc.StatusCode.OK:
+            call = house.stub.StreamChat(ask(max_tokens=600))
+            if isinstance(await _read(call), chat_pb2.ChatChunk):
                 running.append(call)
-        assert refusal.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            else:
+                code = await call.code()
+        assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert running
         for call in running:
             assert (await _drain(call))[-1].HasField("end")
@@ -239,10 +243,15 @@ async def test_sixty_four_streams_at_once_each_get_their_own_answer(house: House
     assert len({event.response_id for event in house.responses()}) == 65
 
 
-async def _drain(
-    call: "grpc.aio.UnaryStreamCall[chat_pb2.ChatRequest, chat_pb2.ChatChunk]",
-) -> list[chat_pb2.ChatChunk]:
+async def _drain(call: Any) -> list[chat_pb2.ChatChunk]:
+    """What is left of a stream; raises as the call ended."""
     chunks = []
     while isinstance(chunk := await call.read(), chat_pb2.ChatChunk):
         chunks.append(chunk)
     return chunks
+
+
+async def _read(call: Any) -> Any:
+    """The next message, or None where the call has ended."""
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        return await call.read()

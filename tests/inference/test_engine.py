@@ -1,6 +1,7 @@
 """The engine by itself: tokens, logprobs, aborts, adapters."""
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,14 +12,14 @@ from attune.chat.template import ChatTemplate
 from attune.errors import FailedPrecondition
 from attune.inference.engine import Adapter, Engine, Generation
 from attune.v1 import event_pb2
-from tests.inference.house import PROBE_OUTPUT, PROBE_PROMPT, reference_logprobs, write_adapter
+from tests.inference.house import PROBE_OUTPUT, PROBE_PROMPT, endless, reference_logprobs, write_adapter
 
 
-async def begin(engine: Engine, adapter: Adapter | None = None, *, streaming: bool = True, **sampling: float) -> Generation:
+async def begin(
+    engine: Engine, adapter: Adapter | None = None, *, streaming: bool = True, **sampling: float
+) -> Generation:
     resolved = event_pb2.Sampling(**{"temperature": 1.0, "top_p": 1.0, "max_tokens": 64} | sampling)  # type: ignore[arg-type]
-    return await engine.generate(
-        list(PROBE_PROMPT), resolved, tenant="default", adapter=adapter, streaming=streaming
-    )
+    return await engine.generate(list(PROBE_PROMPT), resolved, tenant="default", adapter=adapter, streaming=streaming)
 
 
 async def finish(generation: Generation) -> list[str]:
@@ -30,9 +31,7 @@ async def finish(generation: Generation) -> list[str]:
 
 async def loaded(engine: Engine, source: Path, private: Path) -> Adapter:
     adapter = engine.adapter("p-000001", private)
-    adapter.folder.mkdir(parents=True)
-    for file in source.iterdir():
-        (adapter.folder / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(source, adapter.folder)
     await engine.load(adapter)
     return adapter
 
@@ -50,9 +49,14 @@ async def test_streamed_and_whole_answers_are_the_same(engine: Engine) -> None:
 
 @pytest.mark.parametrize("streaming", [True, False])
 async def test_an_abort_keeps_what_was_sampled(engine: Engine, streaming: bool) -> None:
-    generation = await begin(engine, streaming=streaming, max_tokens=900, temperature=0, frequency_penalty=-2)
-    waiting = asyncio.create_task(asyncio.sleep(0.2))
-    await waiting
+    generation = await begin(endless(engine), streaming=streaming, max_tokens=900)
+    if streaming:
+        while len(generation.token_ids) < 5:
+            await generation.next_text()
+    else:
+        # Another one of the same length shows how far it has come.
+        shown = await begin(endless(engine), max_tokens=30)
+        await finish(shown)
     await generation.abort()
     await generation.abort()
     assert generation.finish_reason == "abort"
@@ -97,7 +101,7 @@ async def test_half_a_character_is_never_sent(
 async def test_an_adapter_comes_and_goes_under_running_streams(
     engine: Engine, adapter: Callable[[int], Path], tmp_path: Path
 ) -> None:
-    running = [await begin(engine, max_tokens=400, temperature=0, frequency_penalty=-2) for _ in range(4)]
+    running = [await begin(endless(engine), max_tokens=400, temperature=0) for _ in range(4)]
     streams = [asyncio.create_task(finish(generation)) for generation in running]
     policy = await loaded(engine, adapter(1), tmp_path)
     by_policy = await begin(engine, policy)

@@ -51,6 +51,8 @@ class EngineOptions:
     omp_threads: int = 0
     enforce_eager: bool = True
     dtype: str = "auto"
+    # Answers go on to max_tokens: for measuring.
+    ignore_end: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,7 @@ class Engine:
             max_tokens=sampling.max_tokens,
             seed=sampling.seed if sampling.HasField("seed") else None,
             stop=list(sampling.stop) or None,
+            ignore_eos=self._options.ignore_end,
             logprobs=0,
             flat_logprobs=True,
             output_kind=RequestOutputKind.DELTA if streaming else RequestOutputKind.FINAL_ONLY,

@@ -111,9 +111,13 @@ class Policies:
 
     def lease(self, persona: str, conversation_id: str) -> Lease:
         """Picks the policy for a conversation; the same one as long as the shares are the same."""
-        shares = self._watches[persona].serving.shares
+        shares = self.serving(persona)
         policy_id = shares[0][0] if len(shares) == 1 else _pick(shares, f"{persona}\0{conversation_id}")
         return Lease(policy_id, self._loaded.get(policy_id))
+
+    def serving(self, persona: str) -> tuple[tuple[str, float], ...]:
+        """What new requests are answered by: (policy, its part of the traffic)."""
+        return self._watches[persona].serving.shares
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Follows the log until told to stop."""
@@ -188,7 +192,7 @@ class Policies:
                 "number": entry.number,
                 "policy_ids": [policy_id for policy_id, _ in entry.shares],
                 "reason": error.message,
-                "serving": [policy_id for policy_id, _ in self._watches[persona.name].serving.shares],
+                "serving": [policy_id for policy_id, _ in self.serving(persona.name)],
             },
         )
 
