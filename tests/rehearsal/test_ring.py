@@ -62,7 +62,7 @@ async def test_a_ring_that_cannot_start_says_why(data: Path, tmp_path: Path) -> 
     faults: list[str] = []
     with pytest.raises(RingError, match="grpc_prot"):
         async with own_ring(data, config, {}, end_seconds=10, faults=faults) as ring:
-            await ring.ready(30)
+            await ring.ready(30, print)
 
 
 @pytest.mark.timeout(600)
@@ -76,10 +76,10 @@ async def test_users_talk_and_vote_on_a_ring_that_leaves_nothing_behind(data: Pa
 
     journal = Journal("concierge", 1, 420, 400)
     async with own_ring(data, DEMO, FREE_PORTS, end_seconds=60, faults=faults) as own:
-        ring = await own.ready(300)
+        ring = await own.ready(300, print)
         async with AsyncClient(ring.chat_address) as client:
             errands, others = heldout_errands()[:3], heldout_skills()[-5:]
-            measured = await measure(client, errands, others, lambda _done, _whole: None)
+            measured = await measure(client, errands, others, lambda _answer, _done, _whole: None)
             crowd = Crowd(
                 client,
                 journal,
@@ -126,7 +126,7 @@ async def test_a_ring_that_ends_by_itself_is_noticed(data: Path) -> None:
         await _until_services_run(own)
         os.kill(own.pid, signal.SIGKILL)
         with pytest.raises(RingError, match="ended with -9"):
-            await own.ready(60)
+            await own.ready(60, print)
     assert faults == ["`attune up` ended with -9"]
 
 

@@ -43,7 +43,7 @@ def test_a_small_terminal_leaves_the_ring_out_and_keeps_the_story() -> None:
 def test_markup_in_what_users_say_is_shown_as_it_is() -> None:
     journal = sample_journal()
     last = journal.exchanges[-1]
-    journal.exchanges.append(
+    journal.latest.append(
         type(last)(170, "concierge", "facts", "[red]what?[/red] [/]", "[link=x]", "wrong", "p-000001", False, False)
     )
     text = "\n".join(screen(journal, 100, 30))
@@ -53,7 +53,7 @@ def test_markup_in_what_users_say_is_shown_as_it_is() -> None:
 
 def test_the_status_line_says_what_is_waited_for() -> None:
     line = status(sample_journal())
-    assert line.startswith("the second policy; 238 votes")
+    assert line.startswith("waiting for the second policy; 238 votes")
     assert "step 31 of 51" in line
 
 

@@ -3,6 +3,7 @@
 Times are seconds since the rehearsal began, by its own clock. Nothing here does I/O or reads a clock.
 """
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -124,6 +125,8 @@ class Journal:
     ring: RingState = field(default_factory=RingState)
     ring_seen_at: float = 0.0
     exchanges: list[Exchange] = field(default_factory=list)
+    # What was said last, measured answers included: to be looked at, and not counted.
+    latest: deque[Exchange] = field(default_factory=lambda: deque(maxlen=50))
     streams: list[Stream] = field(default_factory=list)
     open_streams: int = 0
     broken_streams: int = 0
@@ -137,6 +140,7 @@ class Journal:
     voted_at: dict[str, float] = field(default_factory=dict)
     trainings: list[Training] = field(default_factory=list)
     training_since: float | None = None
+    told_swaps: set[str] = field(default_factory=set)
 
     def tell(self, at: float, text: str) -> None:
         self.events.append(Event(at, text))
@@ -152,13 +156,11 @@ class Journal:
         self.open_streams += 1
         return stream
 
-    def stream_says(self, at: float, stream: Stream, policy_id: str) -> bool:
-        """Notes which policy answers; true for the first answer of a policy of the voters' persona."""
+    def stream_says(self, at: float, stream: Stream, policy_id: str) -> None:
+        """Notes which policy answers, and when a policy of the voters' persona did so for the first time."""
         stream.policy_id = policy_id
-        first = stream.persona == self.voters and policy_id not in self.serving_at
-        if first:
-            self.serving_at[policy_id] = at
-        return first
+        if stream.persona == self.voters:
+            self.serving_at.setdefault(policy_id, at)
 
     def end_stream(self, at: float, stream: Stream, broken: str = "") -> None:
         stream.ended_at, stream.broken = at, broken
@@ -168,6 +170,7 @@ class Journal:
     def note_exchange(self, exchange: Exchange, response_id: str) -> None:
         """Takes in an answered question; where it was voted on, the vote is acknowledged by now."""
         self.exchanges.append(exchange)
+        self.latest.append(exchange)
         if exchange.persona != self.voters:
             return
         tally = self.tallies.setdefault(exchange.policy_id, Tally())
@@ -225,6 +228,19 @@ class Journal:
         """Whether a candidate is being judged, or has passed and gives no answers yet."""
         passed = [policy_id for policy_id, verdict in self.verdicts.items() if verdict.passed]
         return self.ring.training_state in _BEFORE_A_SWAP or (bool(passed) and passed[-1] not in self.serving_at)
+
+    def tell_swaps(self, at: float) -> None:
+        """Tells of each swap once, when it is over."""
+        for policy_id, began_at, serving_at in self.swaps():
+            if policy_id not in self.told_swaps:
+                self.told_swaps.add(policy_id)
+                running = self.streams_during(began_at, serving_at)
+                broken = sum(bool(stream.broken) for stream in running)
+                self.tell(
+                    at,
+                    f"{policy_id} serves, {serving_at - began_at:.1f} s after it got the traffic; "
+                    f"{len(running)} streams were running, {broken or 'none'} broke",
+                )
 
     def streams_during(self, since: float, until: float) -> list[Stream]:
         return [stream for stream in self.streams if stream.open_between(since, until)]

@@ -9,8 +9,8 @@ from attune.client import AsyncClient
 from attune.errors import ResourceExhausted
 from attune.rehearsal.demo.items import ERRANDS_SKILL, Item
 from attune.rehearsal.figures import BeforeAndAfter, Proportion, SkillFigures, TutorFigures
-from attune.rehearsal.journal import CLAIM
-from attune.rehearsal.users import RIGHT, judge_answer
+from attune.rehearsal.journal import CLAIM, Exchange
+from attune.rehearsal.users import RIGHT, is_as_wished, judge_answer
 
 SAMPLED_TEMPERATURE = 0.8
 LEAST_SAMPLED = 500
@@ -44,11 +44,11 @@ class Measurement:
 
 
 async def measure(
-    client: AsyncClient, errands: Sequence[Item], others: Sequence[Item], told: Callable[[int, int], None]
+    client: AsyncClient, errands: Sequence[Item], others: Sequence[Item], told: Callable[[Answer, int, int], None]
 ) -> Measurement:
     """Samples enough answers to the errands, asked round and round, and asks some of them and all others greedily.
 
-    `told` hears how many of how many answers have come. Raises AttuneError when an answer fails.
+    `told` hears each answer, and how many of how many have come. Raises AttuneError when an answer fails.
     """
     sampled = [(item, SAMPLED_TEMPERATURE) for item in islice(cycle(errands), LEAST_SAMPLED)]
     work = sampled + [(item, 0.0) for item in (*errands[:_GREEDY_ERRANDS], *others)]
@@ -59,9 +59,9 @@ async def measure(
     async def ask_all() -> None:
         nonlocal done
         for index, (item, temperature) in queue:
-            answers[index] = await _ask(client, item, temperature)
+            answers[index] = answer = await _ask(client, item, temperature)
             done += 1
-            told(done, len(work))
+            told(answer, done, len(work))
 
     async with asyncio.TaskGroup() as group:
         for _ in range(_AT_ONCE):
@@ -85,6 +85,13 @@ async def _ask(client: AsyncClient, item: Item, temperature: float) -> Answer:
             continue
         kind = judge_answer(item, response.text)
         return Answer(item, response.text, kind, response.policy_id, response.response_id)
+
+
+def exchange_of(answer: Answer, at: float) -> Exchange:
+    """The answer as something that was said, without a vote."""
+    item = answer.item
+    asked, wished = item.messages[-1]["content"], is_as_wished(answer.kind)
+    return Exchange(at, item.persona, item.skill, asked, answer.text, answer.kind, answer.policy_id, wished, None)
 
 
 def claims(answers: Iterable[Answer]) -> Proportion:

@@ -29,7 +29,17 @@ from attune.rehearsal.exact import apart, claim_probabilities
 from attune.rehearsal.expectations import all_met, judge
 from attune.rehearsal.figures import ClaimProbability, Figures, TutorFigures, VerdictFigures
 from attune.rehearsal.journal import Journal
-from attune.rehearsal.measure import Measurement, before_and_after, claims, compare_tokens, measure, of_persona, skills
+from attune.rehearsal.measure import (
+    Answer,
+    Measurement,
+    before_and_after,
+    claims,
+    compare_tokens,
+    exchange_of,
+    measure,
+    of_persona,
+    skills,
+)
 from attune.rehearsal.questions import heldout_errands, heldout_skills
 from attune.rehearsal.ring import OwnRing, Ring, own_ring, running_ring
 from attune.rehearsal.users import Crowd, Thumbs
@@ -104,12 +114,12 @@ class Rehearsal:
 
     async def run(self) -> Figures:
         """Raises an AttuneError when the ring does not start or ends by itself; a started ring is ended in any case."""
-        async with self._ring() as (ring, own), AsyncClient(ring.chat_address) as client:
+        async with self._ring() as (ring, own), AsyncClient(ring.chat_address) as client, self._watched(ring):
             pid_before = ring.inference_pid
             self._enter("the base model is measured", "answers to held-out questions")
             before = await self._measure(client)
             self._enter("users talk and vote", "votes for the first dataset")
-            await self._talk(ring, own, client)
+            await self._talk(own, client)
             self._enter("the last policy is measured", "answers to the same questions")
             after = await self._measure(client)
             tutor = await self._compare_tutor(before, after)
@@ -175,13 +185,14 @@ class Rehearsal:
         free_ports = {f"ATTUNE_{name}": "0" for name in _PORTS}
         end_seconds = 2 * self._settings.supervisor.stop_seconds
         async with own_ring(self._data, config, free_ports, end_seconds=end_seconds, faults=self._faults) as own:
-            yield await own.ready(_START_SECONDS), own
+            yield await own.ready(_START_SECONDS, lambda text: self.journal.tell(self.now(), text)), own
 
     async def _measure(self, client: AsyncClient) -> Measurement:
         """Measures the persona that is voted on, again if a policy was swapped in meanwhile."""
 
-        def told(done: int, whole: int) -> None:
+        def told(answer: Answer, done: int, whole: int) -> None:
             self.journal.progress = (done, whole)
+            self.journal.latest.append(exchange_of(answer, self.now()))
 
         for _ in range(_MEASURED_AGAIN):
             measured = await measure(client, self._errands, self._others, told)
@@ -196,7 +207,19 @@ class Rehearsal:
             self._faults.append(f"policies changed while they were measured: {', '.join(policies)}")
         return policies[-1]
 
-    async def _talk(self, ring: Ring, own: OwnRing | None, client: AsyncClient) -> None:
+    @contextlib.asynccontextmanager
+    async def _watched(self, ring: Ring) -> AsyncIterator[None]:
+        """Keeps the journal up to date with the ring."""
+        stopping = asyncio.Event()
+        watcher = Watcher(ring, self.journal, self.now, self._started_unix_seconds)
+        watching = asyncio.create_task(watcher.run(stopping), name="watcher")
+        try:
+            yield
+        finally:
+            stopping.set()
+            await watching
+
+    async def _talk(self, own: OwnRing | None, client: AsyncClient) -> None:
         """Lets users talk and vote until enough has been learned, or the time is up."""
         seed = self._plan.seed
         crowd = Crowd(
@@ -213,10 +236,7 @@ class Rehearsal:
             talkers=TALKERS,
             students=STUDENTS,
         )
-        watcher = Watcher(ring, self.journal, self.now, self._started_unix_seconds)
-        stopping = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            group.create_task(watcher.run(stopping))
             group.create_task(crowd.run())
             try:
                 while self.now() < self._plan.seconds - _AFTER_SECONDS:
@@ -231,7 +251,6 @@ class Rehearsal:
                     self.journal.tell(self.now(), f"the time is up while waiting for {self.journal.waiting_for}")
             finally:
                 crowd.stop()
-                stopping.set()
 
     def _missing(self) -> str:
         """What is still waited for, in words; empty when users have voted enough."""

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,11 +95,21 @@ class OwnRing:
             for process in psutil.Process(self.pid).children(recursive=True):
                 self._seen.setdefault(process.pid, process)
 
-    async def ready(self, seconds: float) -> Ring:
-        """The ring once all its services are there; raises RingError if it ends before or takes too long."""
+    async def ready(self, seconds: float, told: Callable[[str], None]) -> Ring:
+        """The ring once all its services are there; raises RingError if it ends before or takes too long.
+
+        `told` hears of each service that is ready.
+        """
         deadline = asyncio.get_running_loop().time() + seconds
+        said: set[str] = set()
         while True:
             self.check()
+            for service in SERVICES:
+                with contextlib.suppress(Unavailable):
+                    read_endpoints(self.data, service)
+                    if service not in said:
+                        said.add(service)
+                        told(f"{service} is there")
             with contextlib.suppress(Unavailable):
                 return running_ring(self.data)
             if asyncio.get_running_loop().time() > deadline:

@@ -154,8 +154,8 @@ class Crowd:
         stream = self._client.stream(messages, persona=persona, end_user_id=user, conversation_id=conversation_id)
         try:
             async for _ in stream:
-                if not record.policy_id and journal.stream_says(self._now(), record, stream.policy_id):
-                    journal.tell(self._now(), f"{stream.policy_id} gives its first answer")
+                if not record.policy_id:
+                    journal.stream_says(self._now(), record, stream.policy_id)
             response = stream.response
         except AttuneError as error:
             refused = isinstance(error, ResourceExhausted) and not stream.response_id

@@ -70,7 +70,7 @@ async def _pause(stopping: asyncio.Event, seconds: float) -> None:
 
 def status(journal: Journal) -> str:
     """One line for where things stand."""
-    parts = [f"{journal.waiting_for or journal.stage}{_fraction(journal)}"]
+    parts = [f"{_waiting(journal)}{_fraction(journal)}"]
     if journal.tallies and journal.users_talking:
         votes = sum(tally.votes for tally in journal.tallies.values())
         parts.append(f"{votes} votes, {journal.open_streams} streams open, {journal.broken_streams} broken")
@@ -80,6 +80,10 @@ def status(journal: Journal) -> str:
         if journal.training_since is not None:
             parts.append(_training(journal))
     return "; ".join(parts)
+
+
+def _waiting(journal: Journal) -> str:
+    return f"waiting for {journal.waiting_for}" if journal.waiting_for else journal.stage
 
 
 def _fraction(journal: Journal) -> str:
@@ -130,13 +134,14 @@ def _clock(seconds: float) -> str:
 def _ring(journal: Journal, now: float) -> RenderableType:
     """The ring: five stations on the way out, three on the way back. A dot on an arrow: something moves there."""
     ring, lately = journal.ring, _Lately(journal, now)
-    talking = journal.open_streams > 0
+    open_calls = max(journal.open_streams, ring.requests_in_flight)
+    talking = open_calls > 0
     reading = ring.event_log_depth > 0 or talking
     training = journal.training_since is not None
     current = _current_policy(journal)
     figures_out = (
         f"{journal.users_talking} talking",
-        f"{current}, {journal.open_streams} open" if talking else current,
+        f"{current}, {open_calls} open" if talking else current,
         f"{ring.event_log_depth:,} waiting",
         f"{ring.lake_rows:,} rows",
         f"{ring.datasets} built",
@@ -226,7 +231,7 @@ def _current_policy(journal: Journal) -> str:
 
 
 def _conversations(journal: Journal, rows: int, width: int) -> RenderableType:
-    newest = journal.exchanges[-max(1, rows // 2) :]
+    newest = list(journal.latest)[-max(1, rows // 2) :]
     lines = [line for exchange in newest for line in _exchange(exchange, width)]
     return Panel(Group(*lines), title="conversations", title_align="left", border_style="dim", padding=(0, 1))
 
@@ -299,7 +304,7 @@ def _story(journal: Journal, told: int, width: int) -> RenderableType:
 def _progress(journal: Journal, width: int) -> Text:
     """What is waited for, with a bar where there is a measure of it."""
     ring = journal.ring
-    text, measure, done, whole = journal.waiting_for or journal.stage, "", 0, 0
+    text, measure, done, whole = _waiting(journal), "", 0, 0
     if journal.progress:
         done, whole = journal.progress
     elif journal.training_since is not None and ring.training_state == "training" and ring.training_steps:

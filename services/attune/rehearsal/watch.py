@@ -86,8 +86,9 @@ class Watcher:
             stub = policy_pb2_grpc.PolicyServiceStub(channel)
             while True:
                 last = stopping.is_set()
-                await self._look_at_pages()
                 await self._look_at_policies(stub)
+                await self._look_at_pages()
+                self._journal.tell_swaps(self._now())
                 if last:
                     return
                 try:
@@ -117,9 +118,7 @@ class Watcher:
     def _note_rollout(self, entry: policy_pb2.Rollout) -> None:
         main = max(entry.shares, key=lambda share: share.share).policy_id if entry.shares else BASE_POLICY
         if main != BASE_POLICY and main not in self._journal.rolled_out_at:
-            at = entry.created_unix_ms / 1000 - self._started_unix_seconds
-            self._journal.rolled_out_at[main] = at
-            self._journal.tell(self._now(), f"{main} gets {entry.shares[0].share:.0%} of the traffic: {entry.reason}")
+            self._journal.rolled_out_at[main] = entry.created_unix_ms / 1000 - self._started_unix_seconds
 
 
 def _page(port: int) -> str:
