@@ -140,7 +140,13 @@ def build_story(events: list[Event], batch_records: int, compact: bool) -> str:
 EXPECTED: dict[str, str] = {}
 
 
-@settings(max_examples=8, deadline=None, database=None, phases=[Phase.generate, Phase.shrink], suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=8,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate, Phase.shrink],
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(seed=st.integers(0, 1 << 30), repeats=st.integers(0, 8), batch=st.integers(8, 40), compact=st.booleans())
 def test_the_order_of_arrival_repeats_batches_and_compaction_do_not_change_the_dataset(
     seed: int, repeats: int, batch: int, compact: bool

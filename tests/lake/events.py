@@ -1,11 +1,13 @@
 """Events as inference writes them, small."""
 
+from typing import Any
+
 from attune.v1 import event_pb2
 
 NOW_UNIX_MS = 1_790_000_000_000
 
 
-def response_event(number: int, **changes: object) -> event_pb2.ResponseEvent:
+def response_event(number: int, **changes: Any) -> event_pb2.ResponseEvent:
     """The response `r-<number>`: two messages, three prompt tokens, two output tokens."""
     event = event_pb2.ResponseEvent(
         header=event_pb2.EventHeader(
@@ -41,7 +43,7 @@ def response_event(number: int, **changes: object) -> event_pb2.ResponseEvent:
     return event
 
 
-def thumb_event(number: int, about: int, **changes: object) -> event_pb2.FeedbackEvent:
+def thumb_event(number: int, about: int, **changes: Any) -> event_pb2.FeedbackEvent:
     """A thumb on the response `r-<about>` by the user it was given to; up when the number is even."""
     event = event_pb2.FeedbackEvent(
         header=event_pb2.EventHeader(

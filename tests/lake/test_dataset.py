@@ -42,7 +42,13 @@ def table(numbers: list[int]) -> pa.Table:
 
 
 def write(folder: Path, rows: pa.Table, created_unix_ms: int = 1, **definition: Any) -> Dataset:
-    about = {"tenant": "default", "persona": "concierge", "recipe": RECIPE, "settings": {"share": 0.2}, "seed": 0}
+    about: dict[str, Any] = {
+        "tenant": "default",
+        "persona": "concierge",
+        "recipe": RECIPE,
+        "settings": {"share": 0.2},
+        "seed": 0,
+    }
     return write_dataset(
         folder,
         rows,
@@ -173,7 +179,7 @@ def test_datasets_are_listed_by_persona_and_tenant_with_the_newest_last(tmp_path
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("a small file system can only be mounted by root")
     yield folder

@@ -95,12 +95,75 @@ LakeTable(Path(sys.argv[1]), pa.schema([("number", pa.int64())]))
     assert held(tmp_path / "t") == []
 
 
+def entry(folder: Path, version: int) -> Path:
+    return folder / "_delta_log" / f"{version:020d}.json"
+
+
 def test_a_damaged_table_is_refused(tmp_path: Path) -> None:
     table = LakeTable(tmp_path / "t", SCHEMA)
-    table.append(rows(1), SOURCE, 0, 1)
-    (tmp_path / "t" / "_delta_log" / f"{1:020d}.json").write_text("{half")
+    for number in range(6):
+        table.append(rows(number), SOURCE, number, number + 1)
+    entry(tmp_path / "t", 1).write_text("{half")
     with pytest.raises(DataLoss):
         LakeTable(tmp_path / "t", SCHEMA)
+
+
+@pytest.mark.parametrize("torn", ["entry cut short", "entry empty", "data cut short", "data absent", "the one before"])
+def test_what_a_power_cut_left_of_the_newest_commits_is_set_aside(tmp_path: Path, torn: str) -> None:
+    folder = tmp_path / "t"
+    table = LakeTable(folder, SCHEMA)
+    before = set(folder.glob("*.parquet"))
+    for number in range(3):
+        before = set(folder.glob("*.parquet"))
+        table.append(rows(number), SOURCE, number, number + 1)
+    data = (set(folder.glob("*.parquet")) - before).pop()
+    newest = entry(folder, 3)
+    match torn:
+        case "entry cut short":
+            newest.write_text(newest.read_text()[:-20])
+        case "entry empty":
+            newest.write_text("")
+        case "data cut short":
+            data.write_bytes(data.read_bytes()[:-10])
+        case "data absent":
+            data.unlink()
+        case "the one before":
+            entry(folder, 2).write_text("")
+    again = LakeTable(folder, SCHEMA)
+    goes_on = 1 if torn == "the one before" else 2
+    assert again.next_offset(SOURCE) == goes_on
+    for number in range(goes_on, 3):
+        again.append(rows(number), SOURCE, number, number + 1)
+    assert held(folder) == [0, 1, 2]
+
+
+def test_a_compaction_that_was_torn_gives_the_merged_files_back(tmp_path: Path) -> None:
+    folder = tmp_path / "t"
+    table = LakeTable(folder, SCHEMA)
+    for number in range(3):
+        table.append(rows(number), SOURCE, number, number + 1)
+    before = set(folder.glob("*.parquet"))
+    table.handle.optimize.compact()
+    merged = (set(folder.glob("*.parquet")) - before).pop()
+    LakeTable(folder, SCHEMA)
+    assert merged.exists()
+    assert held(folder) == [0, 1, 2]
+    merged.write_bytes(b"torn")
+    assert held(folder) == [0, 1, 2]
+    assert LakeTable(folder, SCHEMA).next_offset(SOURCE) == 3
+
+
+def test_a_torn_checkpoint_is_set_aside(tmp_path: Path) -> None:
+    folder = tmp_path / "t"
+    table = LakeTable(folder, SCHEMA)
+    for number in range(3):
+        table.append(rows(number), SOURCE, number, number + 1)
+    table.handle.create_checkpoint()
+    checkpoint = entry(folder, 3).with_suffix(".checkpoint.parquet")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:50])
+    again = LakeTable(folder, SCHEMA)
+    assert again.next_offset(SOURCE) == 3
+    assert held(folder) == [0, 1, 2]
 
 
 def test_a_store_that_cannot_be_written_is_unavailable_and_the_next_try_succeeds(tmp_path: Path) -> None:

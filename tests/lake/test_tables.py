@@ -71,9 +71,9 @@ def fields(message: Descriptor) -> set[str]:
     flattened = {"header", "sampling", "timings"}
     names = set()
     for field in message.fields:
-        if field.name in flattened:
+        if field.message_type is not None and field.name in flattened:
             names |= fields(field.message_type)
-        elif field.name == "consent":
+        elif field.message_type is not None and field.name == "consent":
             names |= {f"consent_{part.name}" for part in field.message_type.fields}
         else:
             names.add(field.name)

@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 
 READER = "aggregator"
 
-_BATCH_BYTES = 64 << 20
+# As Python objects a batch takes many times its bytes.
+_BATCH_BYTES = 8 << 20
 _IDS_REMEMBERED = 200_000
 
 Row = dict[str, Any]
@@ -100,7 +101,7 @@ class Ingest:
         """How many records were taken, and how many are left."""
         source = f"{self._log.log_id}/{self._topic}/{partition}"
         if not self._in_range(source, partition):
-            return 0, 0
+            return 0, max(0, self._log.range(self._topic, partition).next - self._table.next_offset(source))
         first = self._table.next_offset(source)
         records = self._log.read(self._topic, partition, first, self._batch_records, _BATCH_BYTES)
         following = first

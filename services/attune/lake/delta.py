@@ -18,6 +18,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from attune.errors import Aborted, DataLoss, Unavailable
 from attune.lake.durable import sync, sync_tree
+from attune.lake.repair import set_torn_commits_aside
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class LakeTable:
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
         self._folder = folder
         self._schema = schema
+        set_torn_commits_aside(folder)
         self._handle = self._open()
         self._synced_version = -1
         self._files_left_by_compaction = 0
@@ -136,6 +138,7 @@ class LakeTable:
             logger.warning("compaction gave way", extra={"table": self._folder.name, "reason": str(error)})
             self.reload()
         self._files_left_by_compaction = len(self._handle.file_uris())
+        self.sync()
 
     def _open(self) -> DeltaTable:
         with _reported(self._folder):

@@ -52,6 +52,7 @@ def open_snapshot(lake: Lake, threads: int = 2) -> Iterator[Snapshot]:
     connection = duckdb.connect(
         config={
             "threads": threads,
+            "memory_limit": "2GB",  # beyond it, it spills
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
             "temp_directory": str(lake.folder / ".spill"),
