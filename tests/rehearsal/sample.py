@@ -124,6 +124,7 @@ def sample_figures() -> Figures:
         votes=1200,
         streams=1630,
         streams_broken=0,
+        calls_refused=0,
         inference_pids=(4242, 4242),
         errands=errands,
         trainings=(Training(106, 148), Training(161, 228)),

@@ -237,7 +237,8 @@ def _unbroken(figures: Figures) -> Expectation:
         figures.streams_broken == 0 and figures.streams > 0,
         figure=str(figures.streams_broken),
         limit="0",
-        hit=f"None of {figures.streams} streams broke; {running} of them ran during a swap.",
+        hit=f"None of {figures.streams} streams broke; {running} of them ran during a swap. "
+        f"{figures.calls_refused} more calls were refused before they began.",
         miss=f"{figures.streams_broken} of {figures.streams} streams broke; none may.",
     )
 

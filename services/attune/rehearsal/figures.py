@@ -192,6 +192,8 @@ class Figures:
     votes: int
     streams: int
     streams_broken: int
+    # Calls that the server did not take, with the word to come again.
+    calls_refused: int
     # Process ids of the inference service, at the start and at the end.
     inference_pids: tuple[int, int]
     errands: tuple[Moment, ...]

@@ -35,7 +35,7 @@ class Exchange:
         return self.kind not in ("right", "wrong")
 
 
-@dataclass
+@dataclass(eq=False)
 class Stream:
     """One streamed response, while it runs and after."""
 
@@ -130,6 +130,7 @@ class Journal:
     streams: list[Stream] = field(default_factory=list)
     open_streams: int = 0
     broken_streams: int = 0
+    refused_calls: int = 0
     events: list[Event] = field(default_factory=list)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     tallies: dict[str, Tally] = field(default_factory=dict)
@@ -166,6 +167,12 @@ class Journal:
         stream.ended_at, stream.broken = at, broken
         self.open_streams -= 1
         self.broken_streams += bool(broken)
+
+    def refuse_stream(self, stream: Stream) -> None:
+        """Takes back a stream that the server did not begin: it was told to come again, and nothing broke."""
+        self.streams.remove(stream)
+        self.open_streams -= 1
+        self.refused_calls += 1
 
     def note_exchange(self, exchange: Exchange, response_id: str) -> None:
         """Takes in an answered question; where it was voted on, the vote is acknowledged by now."""

@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import count, cycle, islice
 
 from attune.client import AsyncClient
-from attune.errors import ResourceExhausted
+from attune.errors import ResourceExhausted, Unavailable
 from attune.rehearsal.demo.items import ERRANDS_SKILL, Item
 from attune.rehearsal.figures import BeforeAndAfter, Proportion, SkillFigures, TutorFigures
 from attune.rehearsal.journal import CLAIM, Exchange
@@ -17,7 +17,8 @@ LEAST_SAMPLED = 500
 _GREEDY_ERRANDS = 40
 _AT_ONCE = 48
 _ANSWER_SECONDS = 120
-_WAIT_SECONDS = 0.2
+_WAIT_SECONDS = 1.0
+_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ async def measure(
 
 
 async def _ask(client: AsyncClient, item: Item, temperature: float) -> Answer:
-    while True:
+    """Asks again for a while when the server is too busy to take the question."""
+    for attempt in count(1):
         try:
             response = await client.chat(
                 item.messages,
@@ -80,11 +82,13 @@ async def _ask(client: AsyncClient, item: Item, temperature: float) -> Answer:
                 may_train=False,
                 timeout_seconds=_ANSWER_SECONDS,
             )
-        except ResourceExhausted as error:
+        except (ResourceExhausted, Unavailable) as error:
+            if attempt == _ATTEMPTS:
+                raise
             await asyncio.sleep(error.retry_after_seconds or _WAIT_SECONDS)
             continue
-        kind = judge_answer(item, response.text)
-        return Answer(item, response.text, kind, response.policy_id, response.response_id)
+        break
+    return Answer(item, response.text, judge_answer(item, response.text), response.policy_id, response.response_id)
 
 
 def exchange_of(answer: Answer, at: float) -> Exchange:

@@ -153,6 +153,7 @@ class Rehearsal:
             votes=len(journal.voted_at),
             streams=len(journal.streams),
             streams_broken=journal.broken_streams,
+            calls_refused=journal.refused_calls,
             inference_pids=(pid_before, pid_after),
             errands=journal.errands(),
             trainings=journal.all_trainings(),

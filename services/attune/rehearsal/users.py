@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterator
 
 from attune.client import AsyncClient
-from attune.errors import AttuneError, ResourceExhausted
+from attune.errors import AttuneError, ResourceExhausted, Unavailable
 from attune.rehearsal.demo.classify import classify
 from attune.rehearsal.demo.dialogues import one_item
 from attune.rehearsal.demo.items import ERRANDS_SKILL, Item
@@ -158,9 +158,12 @@ class Crowd:
                     journal.stream_says(self._now(), record, stream.policy_id)
             response = stream.response
         except AttuneError as error:
-            refused = isinstance(error, ResourceExhausted) and not stream.response_id
-            journal.end_stream(self._now(), record, "" if refused else error.message)
-            journal.tell(self._now(), f"a stream was {'refused' if refused else 'broken'}: {error.message}")
+            refused = isinstance(error, ResourceExhausted | Unavailable) and not stream.response_id
+            if refused:
+                journal.refuse_stream(record)
+            else:
+                journal.end_stream(self._now(), record, error.message)
+            journal.tell(self._now(), f"a call was {'refused' if refused else 'broken'}: {error.message}")
             await self._pause(_AFTER_FAILURE_SECONDS)
             return None
         journal.end_stream(self._now(), record)
