@@ -233,6 +233,28 @@ async def test_a_full_event_log_refuses_new_calls_and_lets_running_ones_finish(
         assert (await house.stub.Chat(ask(max_tokens=8), timeout=60)).responses
 
 
+async def test_streams_past_the_grace_time_are_cut_short_and_logged(
+    tmp_path: Path, engine: Engine, template: ChatTemplate, demo_model: Path
+) -> None:
+    async with House.open(tmp_path, endless(engine), template, demo_model) as house:
+        streams = [house.stub.StreamChat(ask(max_tokens=900)) for _ in range(4)]
+        for call in streams:
+            await call.read()
+        answer = asyncio.ensure_future(house.stub.Chat(ask(max_tokens=900)))
+        await eventually(lambda: house.chat.admission.running == 5)
+        await house.server.close(grace_seconds=0)
+        for call in streams:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await _drain(call)
+            assert await call.code() == grpc.StatusCode.UNAVAILABLE
+        with pytest.raises(grpc.aio.AioRpcError, match="cut short"):
+            await answer
+        events = house.responses()
+        assert [event.finish_reason for event in events] == [event_pb2.FINISH_REASON_ABORTED] * 5
+        assert all(0 < len(event.output_token_ids) == len(event.output_logprobs) < 900 for event in events)
+        assert engine.unfinished == 0
+
+
 async def test_sixty_four_streams_at_once_each_get_their_own_answer(house: House) -> None:
     request = ask("What is the capital of France?", persona="tutor", temperature=0)
     alone = (await house.stub.Chat(request, timeout=60)).responses[0].message.content

@@ -77,6 +77,14 @@ async def started(data: Path, **environment: str) -> AsyncIterator[Service]:
             process.wait()
 
 
+async def last(call: Any) -> Any:
+    """The last message of a stream; raises as the call ended."""
+    message = None
+    while (read := await call.read()) is not grpc.aio.EOF:
+        message = read
+    return message
+
+
 def gone(processes: list[psutil.Process]) -> bool:
     return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
 
@@ -92,19 +100,21 @@ async def all_gone(processes: list[psutil.Process], seconds: float) -> None:
 async def test_sigterm_lets_running_streams_finish_and_refuses_new_calls(tmp_path: Path) -> None:
     async with started(tmp_path) as service:
         engine = service.descendants()
-        # In the course of the story the signal comes.
-        running = service.stub.StreamChat(ask("What is the capital of France?", persona="tutor"))
-        await running.read()
+        request = ask("What is the capital of France?", persona="tutor")
+        running = [service.stub.StreamChat(request) for _ in range(48)]
+        for call in running:
+            await call.read()
         service.process.send_signal(signal.SIGTERM)
-        while (chunk := await running.read()) is not grpc.aio.EOF:
-            last = chunk
-        assert last.HasField("end")
+        ends = [await last(call) for call in running]
+        assert all(end.HasField("end") for end in ends)
         with contextlib.suppress(grpc.aio.AioRpcError):
             await service.stub.Chat(ask(), timeout=10)
             pytest.fail("a call was taken while draining")
         assert await service.exit_code(30) == 0
         await all_gone(engine, 5)
-        assert [event.finish_reason for event in service.responses()] == [event_pb2.FINISH_REASON_STOP]
+        logged = [event.finish_reason for event in service.responses()]
+        assert logged.count(event_pb2.FINISH_REASON_ABORTED) == 0
+        assert len(logged) == 48
 
 
 @pytest.mark.timeout(600)
@@ -113,8 +123,9 @@ async def test_a_killed_engine_shows_in_health_and_ends_the_process_for_a_restar
         watch = service.health.Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
         (core,) = [child for child in service.descendants() if "EngineCore" in " ".join(child.cmdline())]
-        running = service.stub.StreamChat(ask("What is the capital of France?", persona="tutor"))
-        await running.read()
+        running = [service.stub.StreamChat(ask("tell me a story", persona="tutor")) for _ in range(16)]
+        for call in running:
+            await call.read()
         killed = time.monotonic()
         core.kill()
         with contextlib.suppress(grpc.aio.AioRpcError):
@@ -122,7 +133,12 @@ async def test_a_killed_engine_shows_in_health_and_ends_the_process_for_a_restar
                 if answer.status == health_pb2.HealthCheckResponse.NOT_SERVING:
                     break
         assert time.monotonic() - killed < 5
+        for call in running:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await last(call)
+        assert {await call.code() for call in running} <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
         assert await service.exit_code(30) == 1
+        assert len(service.responses()) == 16
 
 
 @pytest.mark.timeout(600)

@@ -1,0 +1,167 @@
+"""The border: whatever happens in a handler, the caller gets a documented status, and nothing of the inside."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client import REGISTRY
+
+from attune import errors, rpc
+from attune.errors import AttuneError, FailedPrecondition, InvalidInput, ResourceExhausted
+from attune.v1 import chat_pb2, chat_pb2_grpc
+from tests.inference.waiting import eventually
+
+SECRET = "what the caller wrote"
+
+
+class Handlers(chat_pb2_grpc.ChatServiceServicer):
+    """Does what the request's persona says."""
+
+    async def Chat(self, request: chat_pb2.ChatRequest, context: Any) -> chat_pb2.ChatResponse:
+        await _act(request.persona, context)
+        return chat_pb2.ChatResponse(conversation_id="c")
+
+    async def StreamChat(self, request: chat_pb2.ChatRequest, context: Any) -> AsyncIterator[chat_pb2.ChatChunk]:
+        yield chat_pb2.ChatChunk(text="first")
+        await _act(request.persona, context)
+        yield chat_pb2.ChatChunk(text="second")
+
+
+async def _act(what: str, context: Any) -> None:
+    match what:
+        case "crash":
+            raise RuntimeError(SECRET)
+        case "stray cancel":
+            raise asyncio.CancelledError
+        case "abort":
+            await context.abort(grpc.StatusCode.OUT_OF_RANGE, "by hand")
+        case "wait":
+            await asyncio.Event().wait()
+        case "long":
+            raise InvalidInput("x" * 100_000, field="persona")
+        case "full":
+            raise ResourceExhausted("all places are taken", retry_after_seconds=1.5)
+        case name if name:
+            raise getattr(errors, name)("a sentence")
+
+
+@pytest_asyncio.fixture
+async def channel() -> AsyncIterator[grpc.aio.Channel]:
+    server = rpc.build_server(max_message_bytes=1 << 16)
+    chat_pb2_grpc.add_ChatServiceServicer_to_server(Handlers(), server)
+    rpc.add_reflection(server, ["attune.v1.ChatService"])
+    port = rpc.bind(server, "127.0.0.1", 0)
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel
+    await server.stop(0)
+
+
+async def fails(channel: grpc.aio.Channel, what: str, *, streaming: bool = False, seconds: float = 10) -> Any:
+    stub: Any = chat_pb2_grpc.ChatServiceStub(channel)
+    request = chat_pb2.ChatRequest(persona=what)
+    call = stub.StreamChat(request, timeout=seconds) if streaming else stub.Chat(request, timeout=seconds)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await (_last(call) if streaming else call)
+    return refused.value
+
+
+async def _last(call: Any) -> None:
+    assert [chunk.text async for chunk in call] == ["never reached"]
+
+
+def counted(method: str, status: str) -> float:
+    labels = {"method": f"attune.v1.ChatService/{method}", "status": status}
+    return REGISTRY.get_sample_value("attune_requests_total", labels) or 0
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["unary", "stream"])
+@pytest.mark.parametrize("error", errors.STATUS)
+async def test_every_error_becomes_its_status(
+    channel: grpc.aio.Channel, error: type[AttuneError], streaming: bool
+) -> None:
+    before = counted("StreamChat" if streaming else "Chat", errors.STATUS[error].grpc)
+    refusal = await fails(channel, error.__name__, streaming=streaming)
+    assert refusal.code().name == errors.STATUS[error].grpc
+    assert refusal.details() == "a sentence"
+    await eventually(lambda: counted("StreamChat" if streaming else "Chat", errors.STATUS[error].grpc) == before + 1)
+
+
+async def test_an_unforeseen_error_says_nothing_of_the_inside(
+    channel: grpc.aio.Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        refusal = await fails(channel, "crash")
+    assert (refusal.code(), refusal.details()) == (grpc.StatusCode.INTERNAL, "internal error")
+    (record,) = [record for record in caplog.records if record.name == "attune.rpc"]
+    assert "_act" in record.__dict__["trace"]
+    assert SECRET not in str(record.__dict__)
+
+
+async def test_a_cancellation_from_within_does_not_leave_the_caller_waiting(channel: grpc.aio.Channel) -> None:
+    assert (await fails(channel, "stray cancel")).code() == grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_status_set_by_hand_is_kept(channel: grpc.aio.Channel) -> None:
+    refusal = await fails(channel, "abort")
+    assert (refusal.code(), refusal.details()) == (grpc.StatusCode.OUT_OF_RANGE, "by hand")
+
+
+async def test_a_passed_deadline_is_counted_as_one(channel: grpc.aio.Channel) -> None:
+    before = counted("Chat", "DEADLINE_EXCEEDED")
+    assert (await fails(channel, "wait", seconds=0.2)).code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    await eventually(lambda: counted("Chat", "DEADLINE_EXCEEDED") == before + 1)
+
+
+async def test_long_sentences_are_cut_before_grpc_drops_the_whole_status(channel: grpc.aio.Channel) -> None:
+    refusal = await fails(channel, "long")
+    assert refusal.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert len(refusal.details()) == 500
+
+
+async def test_details_can_be_read_by_machine(channel: grpc.aio.Channel) -> None:
+    refusal = await fails(channel, "full")
+    status = status_pb2.Status.FromString(dict(refusal.trailing_metadata())["grpc-status-details-bin"])
+    assert (status.code, status.message) == (grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], "all places are taken")
+    retry, info, quota = (
+        error_details_pb2.RetryInfo(),
+        error_details_pb2.ErrorInfo(),
+        error_details_pb2.QuotaFailure(),
+    )
+    assert all(any(detail.Unpack(wanted) for detail in status.details) for wanted in (retry, info, quota))
+    assert retry.retry_delay.ToMilliseconds() == 1500
+    assert (info.reason, info.domain) == ("RESOURCE_EXHAUSTED", "attune")
+
+
+async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> None:
+    call: Any = channel.unary_unary("/attune.v1.ChatService/Nothing")
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call(b"", timeout=5)
+    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_reflection_lists_the_services_and_refuses_garbage(channel: grpc.aio.Channel) -> None:
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    answers = [answer async for answer in stub.ServerReflectionInfo(iter([request]))]
+    assert "attune.v1.ChatService" in [service.name for service in answers[0].list_services_response.service]
+    raw: Any = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+    call = raw(iter([b"\xff\xff"]), timeout=5)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call.read()
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_port_is_never_shared() -> None:
+    one, other = rpc.build_server(max_message_bytes=1 << 16), rpc.build_server(max_message_bytes=1 << 16)
+    port = rpc.bind(one, "127.0.0.1", 0)
+    with pytest.raises(FailedPrecondition, match=f"cannot listen on 127.0.0.1:{port}"):
+        rpc.bind(other, "127.0.0.1", port)
+    await one.stop(0)
+    await other.stop(0)
