@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from attune.cli.preflight import SERVICES
 from attune.cli.supervisor import Exited, Service, Supervisor, backoff_seconds
-from attune.cli.up import SERVICES
 from attune.runtime import read_endpoints
 from tests.cli.tiny_ring import journal, order, processes, screen, start_ring, until
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from attune.cli.up import SERVICES
+from attune.cli.preflight import SERVICES
 from tests.cli.tiny_ring import screen, until
 
 START_SECONDS = 240.0

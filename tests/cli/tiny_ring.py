@@ -19,8 +19,9 @@ import psutil
 from prometheus_client import Gauge
 
 from attune import metrics, runtime
+from attune.cli.preflight import SERVICES
 from attune.cli.supervisor import Service
-from attune.cli.up import SERVICES, steady_console, up
+from attune.cli.up import steady_console, up
 from attune.errors import AttuneError
 from attune.settings import load_settings
 

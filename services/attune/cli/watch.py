@@ -13,6 +13,10 @@ from attune.runtime import read_endpoints
 _SERVING = re.compile(r"^attune_engine_serving (\S+)$", re.MULTILINE)
 _POLICY = re.compile(r'^attune_policy_in_service\{persona="([^"]+)"\} (\S+)$', re.MULTILINE)
 _LONGEST_LOOK_SECONDS = 2.0
+_TIMEOUT_SECONDS = 0.5
+# One that answers nothing for a while may only be starved, as training at low priority on a busy machine is.
+_PATIENT_AFTER_SECONDS = 5.0
+_PATIENT_TIMEOUT_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Watched:
     pid: int | None = None
     _looked_at: float = 0.0
 
-    def look(self, data: Path, pid: int | None, now: float, timeout_seconds: float = 0.5) -> None:
+    def look(self, data: Path, pid: int | None, now: float) -> None:
         """Ready is a process that has written its endpoints and whose page answers: inference's, that it serves.
 
         Time counts as unwell only as far as there were looks: a supervisor that was suspended blames nobody.
@@ -78,7 +82,8 @@ class Watched:
         if pid != self.pid:
             self.pid, self.ready, self.unwell_seconds = pid, False, 0.0
             passed = 0.0
-        page = self._page(data, pid, timeout_seconds)
+        patient = self.unwell_seconds > _PATIENT_AFTER_SECONDS
+        page = self._page(data, pid, _PATIENT_TIMEOUT_SECONDS if patient else _TIMEOUT_SECONDS)
         if page is not None and (page.engine_serving or self.name != "inference"):
             self.ready, self.unwell_seconds, self.policies = True, 0.0, dict(page.policies)
         elif pid is not None:

@@ -1,0 +1,63 @@
+"""What `attune up` finds out before it starts anything."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+from attune.errors import FailedPrecondition, InvalidInput
+from attune.personas import load_personas
+from attune.settings import Settings
+
+SERVICES = ("inference", "aggregator", "trainer", "rollout")
+"""In the order of stopping: what is acknowledged first stops to grow, then it is carried on."""
+
+
+def check(settings: Settings) -> list[str]:
+    """The personas' names, the default one first; raises an AttuneError for what no service could start with."""
+    personas = load_personas(settings.personas_folder)
+    if settings.default_persona not in personas:
+        raise InvalidInput(
+            f"default_persona is {settings.default_persona}; {settings.personas_folder} has {', '.join(personas)}"
+        )
+    if not (settings.model_folder / "config.json").is_file():
+        raise InvalidInput(f"model: {settings.model_folder} has no config.json; name a folder in transformers' format")
+    return sorted(personas, key=lambda name: (name != settings.default_persona, name))
+
+
+def check_ports(settings: Settings) -> None:
+    """Raises FailedPrecondition for a port that another program, or another setting, has."""
+    with contextlib.ExitStack() as taken:
+        users: dict[tuple[str, int], str] = {}
+        for service in SERVICES:
+            section = getattr(settings, service)
+            for key in ("grpc_port", "metrics_port"):
+                port = getattr(section, key, 0)
+                user = f"{service}.{key}"
+                if port == 0:
+                    continue
+                if (section.host, port) in users:
+                    raise FailedPrecondition(f"{users[section.host, port]} and {user} are both {port}; change one")
+                users[section.host, port] = user
+                taken.enter_context(_listening(section.host, port, user))
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int, user: str) -> Iterator[None]:
+    """Takes a port as no server could that shares it (SO_REUSEPORT), to find those that do."""
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror:
+        raise InvalidInput(f"{user.partition('.')[0]}.host is {host}, which is no address of this machine") from None
+    with socket.socket(family, kind, protocol) as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind(where)
+            taken.listen(1)
+        except OSError as error:
+            raise FailedPrecondition(
+                f"cannot listen on {host}:{port} ({user}): {(error.strerror or 'no').lower()}; "
+                f"stop what is there, or set {user} to another port (0 takes a free one)"
+            ) from None
+        yield
