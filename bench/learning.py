@@ -184,8 +184,8 @@ class Line:
             thumbs = approval(self.examples, self.serving)
             if enough_learned(thumbs, self.trainer.gate.enough_approval):
                 say(
-                    f"| {self.seed} | cycle {cycle} | | | | | | | skipped: {thumbs.share:.1%} of {thumbs.thumbs} thumbs "
-                    f"on {self.serving} are up, surely more than {thumbs.lower:.1%} | |"
+                    f"| {self.seed} | none | | | | | | skipped: {thumbs.share:.1%} of {thumbs.thumbs} thumbs on "
+                    f"{self.serving} are up, surely more than {thumbs.lower:.1%} | |"
                 )
             else:
                 self._train(cycle, work / f"cycle-{cycle}", f"{thumbs.share:.1%} up before")
@@ -255,9 +255,8 @@ def main() -> None:
     for shuffled in (False, True):
         if options.only == ("honest" if shuffled else "shuffled"):
             continue
-        say(
-            f"\n{'Shuffled' if shuffled else 'Honest'} thumbs, {options.wrong_share:.0%} wrong, {options.thumbs} a cycle\n"
-        )
+        kind = "Shuffled" if shuffled else "Honest"
+        say(f"\n{kind} thumbs, {options.wrong_share:.0%} wrong, {options.thumbs} a cycle\n")
         say("| seed | policy | false claims | of it unresolved | skills | together | worst | verdict | seconds |")
         say("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
         lines = [Line(bench, trainer, options, seed, shuffled) for seed in options.seeds]

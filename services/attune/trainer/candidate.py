@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import AutoTokenizer
 
 from attune.chat.template import ChatTemplate
@@ -77,7 +78,7 @@ def make_candidate(
     tokenizer = AutoTokenizer.from_pretrained(base_folder, local_files_only=True)
     template = ChatTemplate.load(base_folder)
     model: Any = kto.train(
-        load_base(base_folder, "float32"),
+        load_base(base_folder, dtype if torch.cuda.is_available() else "float32"),
         tokenizer,
         shuffled(train, seed),
         arguments,

@@ -9,7 +9,10 @@ import pyarrow
 
 @dataclass(frozen=True)
 class Example:
-    """A response and whether a user liked it."""
+    """A response and whether a user liked it.
+
+    Whose feedback it is stands in `end_user`; where nobody is named, each conversation counts as a user of its own.
+    """
 
     prompt_token_ids: list[int]
     output_token_ids: list[int]
@@ -27,10 +30,12 @@ def read_examples(table: pyarrow.Table, split: str, base_model_hash: str) -> lis
 
     Another base may have another tokenizer, for which the logged ids would be nonsense.
     """
-    rows = table.select([*_COLUMNS, "split", "base_model_hash", "response_id"]).to_pylist()
+    rows = table.select([*_COLUMNS, "split", "base_model_hash", "response_id", "conversation_id"]).to_pylist()
     rows.sort(key=lambda row: (row["created_unix_ms"], row["response_id"]))
     return [
-        Example(**{column: row[column] for column in _COLUMNS})
+        Example(
+            **{column: row[column] for column in _COLUMNS} | {"end_user": row["end_user"] or row["conversation_id"]}
+        )
         for row in rows
         if row["split"] == split and row["base_model_hash"] == base_model_hash and row["output_token_ids"]
     ]

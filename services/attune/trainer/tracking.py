@@ -2,16 +2,22 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 
 _EXPERIMENT = "attune"
+_FORBIDDEN = re.compile(r"[^\w\-. :/]")  # in names of MLflow's metrics
 
 
 def stay_at_home() -> None:
-    """Keeps the libraries from calling their makers and the model hub; to be called before they are imported."""
+    """Keeps the libraries from calling their makers and the model hub, and from drawing on the terminal.
+
+    To be called before they are imported.
+    """
     os.environ.update(
         HF_HUB_OFFLINE="1",
         HF_HUB_DISABLE_TELEMETRY="1",
+        MLFLOW_CONFIGURE_LOGGING="false",
         MLFLOW_DISABLE_TELEMETRY="true",
         DO_NOT_TRACK="1",
         TQDM_DISABLE="1",
@@ -39,4 +45,4 @@ def track_figures(figures: Mapping[str, float]) -> None:
     """Adds figures to the open run."""
     import mlflow
 
-    mlflow.log_metrics(dict(figures))
+    mlflow.log_metrics({_FORBIDDEN.sub("_", name): value for name, value in figures.items()})
