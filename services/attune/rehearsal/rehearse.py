@@ -261,7 +261,7 @@ class Rehearsal:
             return "" if seen >= _POLICIES_WANTED else f"candidate {seen + 1} to meet the gate"
         swapped = [policy_id for policy_id, _, _ in journal.swaps()]
         if len(swapped) < _POLICIES_WANTED:
-            return f"policy {len(swapped) + 1} to be trained and swapped in"
+            return f"policy {len(swapped) + 1} to be swapped in"
         last = journal.tallies.get(swapped[-1])
         if last is None or last.votes < _VOTES_ON_LAST or last.errands < _ERRANDS_ON_LAST:
             return f"votes on {swapped[-1]}"

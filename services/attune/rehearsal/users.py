@@ -21,6 +21,7 @@ _REFUSAL = "refusal"
 _TURNS = (1, 2, 3)
 _TURN_WEIGHTS = (0.6, 0.25, 0.15)
 _READING_SECONDS = 0.8  # mean of the pause before a user speaks again
+_QUIET_SECONDS = 2.5  # the same while a policy is trained: a small machine has to do that, too
 _STUDENT_SECONDS = 2.0
 _STUDENT_RUSH_SECONDS = 0.1  # when a swap is near
 _AFTER_FAILURE_SECONDS = 0.5
@@ -118,7 +119,8 @@ class Crowd:
         history: list[dict[str, str]] = []
         conversation_id = ""
         for _ in range(self._rng.choices(_TURNS, _TURN_WEIGHTS)[0]):
-            await self._pause(self._rng.expovariate(1 / _READING_SECONDS))
+            training = self._journal.training_since is not None
+            await self._pause(self._rng.expovariate(1 / (_QUIET_SECONDS if training else _READING_SECONDS)))
             if self._stopping.is_set():
                 return
             item = next(self._prompts)

@@ -281,9 +281,9 @@ def _bars(policy_id: str, tally: Tally, width: int) -> list[Text]:
         (f"{tally.votes} votes", "✗", tally.claimed, "red"),
     ):
         line = Text(no_wrap=True)
-        line.append(f"{label:<10}", "bold" if label == policy_id else "dim")
+        line.append(f"{label:<11}", "bold" if label == policy_id else "dim")
         line.append(f"{sign} ", style)
-        room = width - 12 - 6
+        room = width - 13 - 6
         full = round(figure.share * room) if figure.trials else 0
         line.append("█" * full, style)
         line.append("░" * (room - full), "dim")
