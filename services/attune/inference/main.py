@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -57,8 +58,11 @@ def main() -> int:
         return 1
 
 
-async def serve(settings: Settings) -> int:
-    """Serves until SIGTERM or SIGINT (0), or until the engine is dead (1), for the supervisor to start it again."""
+async def serve(settings: Settings, *, ignore_end: bool = False) -> int:
+    """Serves until SIGTERM or SIGINT (0), or until the engine is dead (1), for the supervisor to start it again.
+
+    With `ignore_end` answers go on to max_tokens: for measuring.
+    """
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -82,7 +86,7 @@ async def serve(settings: Settings) -> int:
     try:
         template = await asyncio.to_thread(ChatTemplate.load, settings.model_folder)
         base_model_hash = await asyncio.to_thread(model_hash, settings.model_folder)
-        engine = await Engine.start(_engine_options(settings))
+        engine = await Engine.start(replace(_engine_options(settings), ignore_end=ignore_end))
         try:
             policies = Policies(
                 engine,

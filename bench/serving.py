@@ -1,0 +1,527 @@
+"""Measures serving: attune's gRPC server, vLLM's OpenAI server, and bare AsyncLLM: `python bench/serving.py`.
+
+The same model, engine flags, prompts (32 tokens as the engine gets them) and cores for all three; 64 tokens out, for
+which all three are told to go on past the end of the answer. Each client asks again as soon as its answer is there.
+The engine and its front end are pinned to the first half of the cores, the clients (two processes) to the others; bare
+AsyncLLM has no clients but coroutines in its own process. attune runs as installed: capture and durable log on, every
+answer acknowledged after its fsync. One engine runs at a time; rounds are interleaved, and begin with another engine
+each. Writes the section `Serving` of docs/measurements.md.
+"""
+
+# ruff: noqa: T201 - it talks to the terminal, and its processes to each other
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from attune.chat.template import ChatTemplate
+from attune.runtime import read_endpoints
+from attune.settings import load_settings
+from attune.v1 import chat_pb2, chat_pb2_grpc, event_pb2
+
+PROMPT_TOKENS = 32
+OUTPUT_TOKENS = 64
+PERSONA = "bench"
+START_SECONDS = 300
+STOP_SECONDS = 60
+TEMPERATURE = 0.8
+
+ENGINES = {"bare": "bare AsyncLLM", "openai": "vLLM's OpenAI server", "attune": "attune (gRPC)"}
+IN_CORE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+MODEL = load_settings(None).model_folder
+WORDS = tuple(
+    re.findall(r"\w+", "what can you tell me about the river and the old town near here today please my friend")
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer as its client saw it; seconds on the system-wide monotonic clock."""
+
+    asked: float
+    first: float
+    ended: float
+    tokens: int
+    messages: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One engine under one load in one round."""
+
+    tokens_per_second: float
+    first_token_ms: float
+    first_token_p95_ms: float
+    front_us_per_token: float
+    tokens_per_message: float
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    arguments.add_argument("--clients", nargs="+", type=int, default=[64, 1])
+    arguments.add_argument("--requests", type=int, default=512, help="of all clients of a load together")
+    arguments.add_argument("--threads", type=int, default=0, help="of the engine; 0: half of its cores")
+    arguments.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs" / "measurements.md")
+    arguments.add_argument("--dry", action="store_true", help="print the section only")
+    options = arguments.parse_args()
+
+    cores = sorted(os.sched_getaffinity(0))
+    server_cores, client_cores = set(cores[: (len(cores) + 1) // 2]), set(cores[(len(cores) + 1) // 2 :] or cores)
+    threads = options.threads or max(1, len(server_cores) // 2)
+    os.environ.update(environment(threads))
+    readings: dict[tuple[str, int], list[Reading]] = {}
+    for number in range(options.rounds):
+        turn = number % len(options.engines)
+        for name in (*options.engines[turn:], *options.engines[:turn]):
+            with tempfile.TemporaryDirectory() as folder, running(name, Path(folder), server_cores) as server:
+                for clients in options.clients:
+                    server.load(clients, clients * 2, client_cores)
+                    requests = max(options.requests // (8 if clients == 1 else 1), clients)
+                    reading = server.measure(clients, requests, client_cores)
+                    readings.setdefault((name, clients), []).append(reading)
+                    print(f"round {number + 1}: {name}, {clients} clients: {asdict(reading)}", flush=True)
+    section = report(readings, options, threads, len(server_cores), len(client_cores))
+    print(section)
+    if not options.dry:
+        write_section(options.out, section)
+
+
+class Server:
+    """An engine with its front end, in a process of its own."""
+
+    def __init__(self, name: str, folder: Path, cores: set[int]) -> None:
+        self.name = name
+        self._folder = folder
+        self._address = ""
+        self._log = (folder / "log").open("w")
+        self._process = subprocess.Popen(
+            self._command(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE if name == "bare" else self._log,
+            stderr=self._log,
+            env={**os.environ, **self._environment()},
+            text=True,
+        )
+        # At once, before it has threads and children, which inherit it.
+        psutil.Process(self._process.pid).cpu_affinity(list(cores))
+
+    def _command(self) -> list[str]:
+        match self.name:
+            case "openai":
+                self._port = free_port()
+                flags = itertools.chain.from_iterable(
+                    (f"--{flag.replace('_', '-')}",) if value is True else (f"--{flag.replace('_', '-')}", str(value))
+                    for flag, value in engine_flags().items()
+                )
+                return [
+                    *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--port", str(self._port)),
+                    *("--host", "127.0.0.1", "--disable-uvicorn-access-log", "--generation-config", "vllm"),
+                    *flags,
+                ]
+            case name:
+                return [sys.executable, __file__, f"serve-{name}"]
+
+    def _environment(self) -> dict[str, str]:
+        if self.name != "attune":
+            return {}
+        personas = self._folder / "personas"
+        personas.mkdir()
+        (personas / f"{PERSONA}.toml").write_text('system_prompt = ""\n')
+        return {
+            "ATTUNE_DATA": str(self._folder / "data"),
+            "ATTUNE_PERSONAS": str(personas),
+            "ATTUNE_DEFAULT_PERSONA": PERSONA,
+            "ATTUNE_INFERENCE__GRPC_PORT": "0",
+            "ATTUNE_INFERENCE__METRICS_PORT": "0",
+            "ATTUNE_ENGINE__OMP_THREADS": os.environ["OMP_NUM_THREADS"],
+        }
+
+    def wait_until_up(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not self._is_up():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                sys.exit(f"{self.name} did not start:\n{(self._folder / 'log').read_text()[-4000:]}")
+            time.sleep(0.2)
+
+    def _is_up(self) -> bool:
+        if self.name == "bare":
+            return self._said() == "up"
+        if self.name == "openai":
+            self._address = f"127.0.0.1:{self._port}"
+            return answers_http(self._port)
+        with contextlib.suppress(Exception):
+            self._address = f"127.0.0.1:{read_endpoints(self._folder / 'data', 'inference')['grpc']}"
+            return True
+        return False
+
+    def measure(self, clients: int, requests: int, cores: set[int]) -> Reading:
+        front = psutil.Process(self._process.pid)
+        before = front.cpu_times()
+        answers = self.load(clients, requests, cores)
+        after = front.cpu_times()
+        tokens = sum(answer.tokens for answer in answers)
+        if tokens != requests * OUTPUT_TOKENS:
+            sys.exit(f"{self.name} gave {tokens} tokens for {requests} requests of {OUTPUT_TOKENS}")
+        first_ms = sorted((answer.first - answer.asked) * 1000 for answer in answers)
+        seconds = max(answer.ended for answer in answers) - min(answer.asked for answer in answers)
+        front_seconds = after.user + after.system - before.user - before.system
+        return Reading(
+            tokens_per_second=tokens / seconds,
+            first_token_ms=statistics.median(first_ms),
+            first_token_p95_ms=first_ms[int(len(first_ms) * 0.95)],
+            front_us_per_token=front_seconds / tokens * 1e6,
+            tokens_per_message=tokens / sum(answer.messages for answer in answers),
+        )
+
+    def load(self, clients: int, requests: int, cores: set[int]) -> list[Answer]:
+        """Runs the clients; the requests are theirs together."""
+        if self.name == "bare":
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps([clients, requests]) + "\n")
+            self._process.stdin.flush()
+            return [Answer(*fields) for fields in json.loads(self._said())]
+        count = min(2, clients)
+        processes = []
+        for number in range(count):
+            command = [sys.executable, __file__, f"ask-{self.name}", self._address]
+            command += [str(clients // count), str(requests // count), str(number)]
+            processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            psutil.Process(processes[-1].pid).cpu_affinity(list(cores))
+        outputs = [process.communicate(timeout=600)[0] for process in processes]
+        return [Answer(*fields) for output in outputs for fields in json.loads(output)]
+
+    def _said(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def stop(self) -> None:
+        """Returns once nothing of it is left."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self._process.pid).children(recursive=True)
+            self._process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_SECONDS)
+            if self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+            _, alive = psutil.wait_procs(children, timeout=5)
+            for child in alive:
+                child.kill()
+            psutil.wait_procs(alive, timeout=5)
+        self._log.close()
+
+
+@contextlib.contextmanager
+def running(name: str, folder: Path, cores: set[int]) -> Iterator[Server]:
+    server = Server(name, folder, cores)
+    try:
+        server.wait_until_up()
+        yield server
+    finally:
+        server.stop()
+
+
+# What each kind of process does.
+
+
+async def serve_attune() -> None:
+    from attune.inference.main import serve
+
+    await serve(load_settings(None), ignore_end=True)
+
+
+async def serve_bare() -> None:
+    """Takes [clients, requests] as lines, says what came of them."""
+    from vllm import SamplingParams
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.inputs import tokens_input
+    from vllm.sampling_params import RequestOutputKind
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_flags()))
+    template = ChatTemplate.load(MODEL)
+    prompts = [template.render("", [message(text)]) for text in texts(template)]
+    numbers = itertools.count()
+    parameters = SamplingParams(
+        temperature=TEMPERATURE,
+        max_tokens=OUTPUT_TOKENS,
+        ignore_eos=True,
+        logprobs=0,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+    async def ask(number: int) -> Answer:
+        asked, first, tokens, messages = time.monotonic(), 0.0, 0, 0
+        prompt = tokens_input(prompts[number % len(prompts)])
+        async for output in engine.generate(prompt, parameters, str(next(numbers))):
+            first = first or time.monotonic()
+            tokens += len(output.outputs[0].token_ids)
+            messages += 1
+        return Answer(asked, first, time.monotonic(), tokens, messages)
+
+    print("up", flush=True)
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        clients, requests = json.loads(line)
+        answers = await clients_of([ask] * clients, requests)
+        print(json.dumps([list(asdict(answer).values()) for answer in answers]), flush=True)
+    engine.shutdown(timeout=1)
+
+
+async def ask_attune(address: str, clients: int, requests: int, part: int) -> list[Answer]:
+    import grpc
+
+    prompts = texts(ChatTemplate.load(MODEL))
+    sampling = event_pb2.Sampling(temperature=TEMPERATURE, max_tokens=OUTPUT_TOKENS)
+
+    def client(stub: Any) -> Any:
+        async def ask(number: int) -> Answer:
+            asked, first, tokens, messages = time.monotonic(), 0.0, 0, 0
+            request = chat_pb2.ChatRequest(messages=[message(prompts[number % len(prompts)])], sampling=sampling)
+            async for chunk in stub.StreamChat(request):
+                first = first or time.monotonic()
+                tokens += chunk.tokens
+                messages += 1
+            if not chunk.HasField("end") or chunk.end.usage.prompt_tokens != PROMPT_TOKENS:
+                raise RuntimeError(f"not acknowledged, or of another length: {chunk}")
+            return Answer(asked, first, time.monotonic(), tokens, messages)
+
+        return ask
+
+    async with contextlib.AsyncExitStack() as stack:
+        # A connection for each client, as with HTTP.
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        stubs = [
+            chat_pb2_grpc.ChatServiceStub(
+                await stack.enter_async_context(grpc.aio.insecure_channel(address, options=options))
+            )
+            for _ in range(clients)
+        ]
+        return await clients_of([client(stub) for stub in stubs], requests, offset=part * requests)
+
+
+async def ask_openai(address: str, clients: int, requests: int, part: int) -> list[Answer]:
+    import aiohttp
+
+    prompts = texts(ChatTemplate.load(MODEL))
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as session:
+
+        async def ask(number: int) -> Answer:
+            asked, first, usage, messages = time.monotonic(), 0.0, {}, 0
+            body = {
+                "model": str(MODEL),
+                "messages": [{"role": "user", "content": prompts[number % len(prompts)]}],
+                "temperature": TEMPERATURE,
+                "max_tokens": OUTPUT_TOKENS,
+                "ignore_eos": True,
+                "logprobs": True,
+                "top_logprobs": 0,
+                "stream": True,
+                "stream_options": {"include_usage": True},
+            }
+            async with session.post(f"http://{address}/v1/chat/completions", json=body) as response:
+                response.raise_for_status()
+                async for line in response.content:
+                    if not line.startswith(b"data: {"):
+                        continue
+                    # The first event says only who speaks; what follows holds tokens, the last one the usage.
+                    if b'"usage":{' in line:
+                        usage = json.loads(line[6:])["usage"]
+                    elif b'"role"' not in line:
+                        first = first or time.monotonic()
+                        messages += 1
+            if usage["prompt_tokens"] != PROMPT_TOKENS:
+                raise RuntimeError(f"a prompt of another length: {usage}")
+            return Answer(asked, first, time.monotonic(), usage["completion_tokens"], messages)
+
+        return await clients_of([ask] * clients, requests, offset=part * requests)
+
+
+async def clients_of(clients: Sequence[Any], requests: int, offset: int = 0) -> list[Answer]:
+    """Each client asks, waits for the whole answer, and asks again, until all requests were made."""
+    numbers = iter(range(offset, offset + requests))
+    answers: list[Answer] = []
+
+    async def go(ask: Any) -> None:
+        for number in numbers:
+            answers.append(await ask(number))  # noqa: PERF401 - shared by all clients
+
+    await asyncio.gather(*map(go, clients))
+    return answers
+
+
+# What all of them share.
+
+
+def environment(threads: int) -> dict[str, str]:
+    """As attune's engine sets it for itself."""
+    return {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(threads),
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def engine_flags() -> dict[str, Any]:
+    """As attune's engine is set up by default."""
+    return {
+        "model": str(MODEL),
+        "max_num_seqs": 64,
+        "enforce_eager": True,
+        "enable_lora": True,
+        "max_loras": 4,
+        "max_cpu_loras": 4,
+        "max_lora_rank": 16,
+        "logprobs_mode": "processed_logprobs",
+        "distributed_executor_backend": IN_CORE,
+    }
+
+
+def texts(template: ChatTemplate) -> list[str]:
+    """User messages that are 32 tokens long once the model's chat template is around them."""
+    found = []
+    for start, step in itertools.product(range(len(WORDS)), (1, 5, 7, 11)):
+        words = itertools.islice(itertools.cycle(WORDS), start, None, step)
+        text, length = next(words), 0
+        while length < PROMPT_TOKENS:
+            text = f"{text} {next(words)}"
+            length = len(template.render("", [message(text)]))
+        if length == PROMPT_TOKENS:
+            found.append(text)
+        if len(found) == 64:
+            return found
+    sys.exit(f"only {len(found)} prompts of {PROMPT_TOKENS} tokens found")
+
+
+def message(text: str) -> event_pb2.Message:
+    return event_pb2.Message(role=event_pb2.ROLE_USER, content=text)
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
+
+
+def answers_http(port: int) -> bool:
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+# The report.
+
+
+def report(
+    readings: dict[tuple[str, int], list[Reading]],
+    options: argparse.Namespace,
+    threads: int,
+    server_cores: int,
+    client_cores: int,
+) -> str:
+    lines = [
+        "## Serving",
+        "",
+        f"`make bench`, {time.strftime('%Y-%m-%d')}. {machine()}",
+        f"Engine and front end on {server_cores} cores ({threads} engine threads), clients on {client_cores} others; "
+        f"{PROMPT_TOKENS} tokens in, {OUTPUT_TOKENS} out, demo model, LoRA enabled, `logprobs=0` everywhere; capture "
+        f"and durable log on in attune. {options.rounds} interleaved rounds: median (lowest to highest).",
+        "",
+        "| clients | server | tokens/s | time to first token, ms (median; p95) | front-end CPU a token, µs "
+        "| tokens a message |",
+        "| ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for clients in options.clients:
+        for name in options.engines:
+            rounds = readings[name, clients]
+            lines.append(
+                f"| {clients} | {ENGINES[name]} | {spread(rounds, 'tokens_per_second', 0)} "
+                f"| {spread(rounds, 'first_token_ms', 1)}; {spread(rounds, 'first_token_p95_ms', 1)} "
+                f"| {spread(rounds, 'front_us_per_token', 0)} | {spread(rounds, 'tokens_per_message', 2)} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def spread(rounds: Sequence[Reading], name: str, digits: int) -> str:
+    values = [getattr(reading, name) for reading in rounds]
+    return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+
+
+def machine() -> str:
+    from importlib.metadata import version
+
+    import vllm
+
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.machine(),
+    )
+    memory_gib = psutil.virtual_memory().total / 2**30
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "grpcio", "protobuf"))
+    return f"{model}, {memory_gib:.0f} GiB; Python {platform.python_version()}, vLLM {vllm.__version__}, {versions}."
+
+
+def write_section(file: Path, section: str) -> None:
+    """Replaces the section of the same heading, or adds it."""
+    heading = section.partition("\n")[0]
+    text = file.read_text() if file.exists() else "# Measurements\n"
+    before, found, rest = text.partition(f"{heading}\n")
+    after = rest[rest.index("\n## ") + 1 :] if "\n## " in rest else ""
+    text = (
+        f"{before.rstrip()}\n\n{section}" + (f"\n{after}" if after else "")
+        if found
+        else f"{text.rstrip()}\n\n{section}"
+    )
+    file.parent.mkdir(exist_ok=True)
+    draft = file.with_suffix(".draft")
+    draft.write_text(text)
+    shutil.move(draft, file)
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["serve-bare"]:
+            asyncio.run(serve_bare())
+        case ["serve-attune"]:
+            asyncio.run(serve_attune())
+        case [("ask-attune" | "ask-openai") as what, address, clients, requests, part]:
+            ask_all = ask_attune if what == "ask-attune" else ask_openai
+            found = asyncio.run(ask_all(address, int(clients), int(requests), int(part)))
+            print(json.dumps([list(asdict(answer).values()) for answer in found]))
+        case _:
+            main()
