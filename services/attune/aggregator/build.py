@@ -121,7 +121,7 @@ class Builder:
     """Builds a persona's dataset whenever enough new feedback has come.
 
     What is new follows from the tables and the newest manifest; memory only keeps a build that gave nothing new from
-    being tried again at once.
+    being tried again at once, and says when counting can wait.
     """
 
     def __init__(self, folder: Path, rules: BuildRules, split_key: bytes) -> None:
@@ -129,6 +129,11 @@ class Builder:
         self._rules = rules
         self._split_key = split_key
         self._tried: dict[tuple[str, str], dict[str, int]] = {}
+        self._missing: dict[tuple[str, str], int] = {}
+
+    def least_missing(self) -> int:
+        """How many rows of feedback must come, at the least, before some persona's dataset is due; 0 before a count."""
+        return min(self._missing.values(), default=0)
 
     def build_if_due(self, snapshot: Snapshot, tenant: str, persona: str, now_unix_ms: int) -> Dataset | None:
         datasets = list_datasets(self._folder, tenant, persona)
@@ -138,6 +143,7 @@ class Builder:
             covered[source] = max(offset, covered.get(source, 0))
         new = count_new(snapshot, tenant, persona, covered)
         metrics.NEW_FEEDBACK.labels(persona).set(new)
+        self._missing[tenant, persona] = self._rules.build_feedback - new
         if newest is not None:
             _show(newest)
         if new < self._rules.build_feedback:
@@ -152,6 +158,7 @@ class Builder:
             now_unix_ms=now_unix_ms,
         )
         self._tried[tenant, persona] = feedback_positions(snapshot)
+        self._missing[tenant, persona] = self._rules.build_feedback
         metrics.NEW_FEEDBACK.labels(persona).set(0)
         if newest is not None and dataset.manifest.dataset_id == newest.manifest.dataset_id:
             return None

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _DRAIN_SECONDS = 10.0
 _OPEN_SECONDS = 0.2
+_COUNT_SECONDS = 2.0
 
 
 class Aggregator:
@@ -39,7 +40,8 @@ class Aggregator:
         self._batch_records = batch_records
         self._responses = Ingest(log, lake, RESPONSES, batch_records=batch_records)
         self._feedback = Ingest(log, lake, FEEDBACK, batch_records=batch_records)
-        self._built_from_version = -1
+        self._counted_rows = -1
+        self._next_count = 0.0
 
     def run(self, stopping: threading.Event, poll_seconds: float) -> None:
         """Until it is told to stop; then it takes in what the log holds. What fails is tried again."""
@@ -60,14 +62,16 @@ class Aggregator:
         return max(taken) >= self._batch_records
 
     def build(self) -> None:
-        """The datasets that are due, looked for whenever feedback has come."""
-        version = self._lake.feedback.version
-        if version == self._built_from_version:
+        """The datasets that are due: looked for when enough may have come, and now and then for the metric."""
+        rows = self._lake.feedback.count()
+        may_be_due = rows - self._counted_rows >= self._builder.least_missing()
+        if rows == self._counted_rows or not (may_be_due or time.monotonic() >= self._next_count):
             return
         with open_snapshot(self._lake) as snapshot:
             for persona in self._personas:
                 self._builder.build_if_due(snapshot, persona.tenant, persona.name, int(time.time() * 1000))
-        self._built_from_version = version
+        self._counted_rows = rows
+        self._next_count = time.monotonic() + _COUNT_SECONDS
 
     def _drain(self) -> None:
         deadline = time.monotonic() + _DRAIN_SECONDS

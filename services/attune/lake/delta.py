@@ -64,6 +64,11 @@ class LakeTable:
         with _reported(self._folder):
             return self._handle.to_pyarrow_table(columns=columns)
 
+    def count(self) -> int:
+        """How many rows there are, as ingested; from the table's log, no file is read."""
+        with _reported(self._folder):
+            return int(self._handle.count())
+
     def next_offset(self, source: str) -> int:
         """The offset that the next batch of this source has to begin with; 0 for a source never seen."""
         with _reported(self._folder):
