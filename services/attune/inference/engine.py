@@ -14,7 +14,6 @@ from typing import Any
 import psutil
 
 from attune.errors import DeadlineExceeded, FailedPrecondition, ResourceExhausted, Unavailable
-from attune.inference.owner import mark_owner
 from attune.v1 import event_pb2
 
 logger = logging.getLogger(__name__)
@@ -385,7 +384,6 @@ def _lora_request(adapter: Adapter) -> Any:
 
 def _prepare_environment(options: EngineOptions) -> None:
     """What vLLM reads from the environment, here and in its child processes."""
-    mark_owner()
     threads = options.omp_threads or max(1, len(os.sched_getaffinity(0)) // 2)
     os.environ.update(
         VLLM_NO_USAGE_STATS="1",

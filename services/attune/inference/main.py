@@ -219,5 +219,9 @@ def _engine_options(settings: Settings) -> EngineOptions:
     )
 
 
+if __name__ == "__mp_main__":
+    # What multiprocessing spawns imports this file before anything else: no process of the engine outlives this one.
+    die_with_parent()
+
 if __name__ == "__main__":
     sys.exit(main())

@@ -36,16 +36,16 @@ def main() -> None:
     os.nice(settings.trainer.nice)
     port, _, _ = metrics.serve_metrics(settings.trainer.host, settings.trainer.metrics_port)
     _show_state("idle")
-    write_endpoints(settings.data, "trainer", metrics=port)
     try:
-        serve(settings, stopping)
+        serve(settings, stopping, port)
     finally:
         clear_endpoints(settings.data, "trainer")
 
 
-def serve(settings: Settings, stopping: threading.Event) -> None:
+def serve(settings: Settings, stopping: threading.Event, metrics_port: int) -> None:
     """Runs a cycle whenever a persona has a new dataset, until told to stop."""
     cycles, personas = prepare(settings)
+    write_endpoints(settings.data, "trainer", metrics=metrics_port)
     watch = _watch(stopping.is_set)
     while not stopping.is_set():
         for persona in personas.values():
