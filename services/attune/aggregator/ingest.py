@@ -103,11 +103,12 @@ class Ingest:
         if not self._in_range(source, partition):
             return 0, max(0, self._log.range(self._topic, partition).next - self._table.next_offset(source))
         first = self._table.next_offset(source)
+        waiting = self._log.range(self._topic, partition).next - first
         records = self._log.read(self._topic, partition, first, self._batch_records, _BATCH_BYTES)
+        if waiting and (not records or records[0].offset != first):
+            raise Conflict(f"{source} was trimmed behind {first} while it was read")
         following = first
         if records:
-            if records[0].offset != first:
-                raise Conflict(f"{source} was trimmed to {records[0].offset} while it was read at {first}")
             following = records[-1].offset + 1
             rows, dead = self._convert(records)
             self._reached("converted")
@@ -118,7 +119,7 @@ class Ingest:
             self._seen.add(row["event_id"] for row in rows)
             metrics.LAKE_ROWS.labels(self._name).inc(len(rows))
         self._make_durable(partition, following)
-        return len(records), self._log.range(self._topic, partition).next - following
+        return len(records), max(0, waiting - len(records))
 
     def _in_range(self, source: str, partition: int) -> bool:
         """Whether the log holds the place to go on at; if not, the alarm is raised and the partition rests for good.

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
+from attune.lake.delta import load_table
 from attune.lake.tables import FEEDBACK, RESPONSES
 
 
@@ -35,7 +35,7 @@ class Audit:
 def count_ids(lake: Path, table: str, column: str) -> Counter[str]:
     """How many rows of the table, as ingested, have each id."""
     try:
-        ids = DeltaTable(lake / table).to_pyarrow_table(columns=[column])
+        ids = load_table(lake / table).to_pyarrow_table(columns=[column])
     except TableNotFoundError:
         return Counter()
     return Counter(ids[column].to_pylist())

@@ -27,6 +27,7 @@ _CONFIGURATION = {"delta.checkpointInterval": "100", "delta.logRetentionDuration
 _COMPACT_FILES = 64
 _COMPACT_TARGET_BYTES = 16 << 20
 _COMPACTIONS_PER_VACUUM = 8
+_LOOKS = 3
 # How long a reader may hold on to files that a compaction has replaced.
 _VACUUM_RETENTION_HOURS = 1
 
@@ -148,12 +149,24 @@ class LakeTable:
     def _open(self) -> DeltaTable:
         with _reported(self._folder):
             try:
-                return DeltaTable(self._folder)
+                return load_table(self._folder)
             except TableNotFoundError:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 with suppress(CommitFailedError):  # another process made it first
                     DeltaTable.create(self._folder, self._schema, mode="ignore", configuration=_CONFIGURATION)
-                return DeltaTable(self._folder)
+                return load_table(self._folder)
+
+
+def load_table(folder: Path) -> DeltaTable:
+    """The newest version; raises TableNotFoundError when there is none.
+
+    A listing of the log that is taken while others commit may miss an entry and have the one after it: what looks
+    damaged is looked at again.
+    """
+    for _ in range(_LOOKS - 1):
+        with suppress(DeltaError):
+            return DeltaTable(folder)
+    return DeltaTable(folder)
 
 
 @contextmanager
