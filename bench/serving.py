@@ -95,7 +95,6 @@ def main() -> None:
         for name in (*options.engines[turn:], *options.engines[:turn]):
             with tempfile.TemporaryDirectory() as folder, running(name, Path(folder), server_cores) as server:
                 for clients in options.clients:
-                    server.load(clients, clients * 2, client_cores)
                     requests = max(options.requests // (8 if clients == 1 else 1), clients)
                     reading = server.measure(clients, requests, client_cores)
                     readings.setdefault((name, clients), []).append(reading)
@@ -189,7 +188,7 @@ class Server:
             tokens_per_second=tokens / seconds,
             first_token_ms=statistics.median(first_ms),
             first_token_p95_ms=first_ms[int(len(first_ms) * 0.95)],
-            front_us_per_token=front_seconds / tokens * 1e6,
+            front_us_per_token=front_seconds / (tokens + clients * OUTPUT_TOKENS) * 1e6,
             tokens_per_message=tokens / sum(answer.messages for answer in answers),
         )
 
@@ -358,9 +357,13 @@ async def ask_openai(address: str, clients: int, requests: int, part: int) -> li
 
 
 async def clients_of(clients: Sequence[Any], requests: int, offset: int = 0) -> list[Answer]:
-    """Each client asks, waits for the whole answer, and asks again, until all requests were made."""
+    """Each client asks, waits for the whole answer, and asks again, until all requests were made.
+
+    One answer each before that is not counted: it makes the connection.
+    """
     numbers = iter(range(offset, offset + requests))
     answers: list[Answer] = []
+    await asyncio.gather(*(ask(offset + number) for number, ask in enumerate(clients)))
 
     async def go(ask: Any) -> None:
         for number in numbers:

@@ -340,6 +340,9 @@ class Engine:
             if self.dead:
                 raise Unavailable("the engine has died; it is being restarted", retry_after_seconds=10) from error
             raise
+        if state := self._llm.output_processor.request_states.get(queue.request_id):
+            # vLLM would look up the text of each sampled token for its logprob, at a third of the front end's time.
+            state.logprobs_processor.tokenizer = None
         return Generation(self._llm, queue, begun_seconds)
 
     @contextlib.asynccontextmanager
