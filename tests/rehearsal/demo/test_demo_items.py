@@ -43,7 +43,7 @@ def test_made_up_words_are_on_one_side_only():
 def test_neither_training_nor_users_meet_a_held_out_errand():
     report = {item.messages[-1]["content"] for item in load_items(HELDOUT) if item.skill == ERRANDS_SKILL}
     rng = random.Random(4)
-    trained = {turn.user for _ in range(3000) for turn in training_dialogue(rng)[1]}
+    trained = {turn.user for _ in range(3000) for turn in training_dialogue(rng, 2)[1]}
     sent = {item.messages[-1]["content"] for item in itertools.islice(user_prompts(1), 3000)}
     assert not report & (trained | sent)
 

@@ -1,24 +1,24 @@
 """What the demo model knows by heart: a few hundred facts and some definitions."""
 
 _CAPITALS = """
-Afghanistan Kabul | Albania Tirana | Algeria Algiers | Angola Luanda | Argentina Buenos Aires | Armenia Yerevan
-Australia Canberra | Austria Vienna | Azerbaijan Baku | Bahrain Manama | Bangladesh Dhaka | Belarus Minsk
-Belgium Brussels | Belize Belmopan | Bhutan Thimphu | Bolivia Sucre | Botswana Gaborone | Brazil Brasilia
-Bulgaria Sofia | Cambodia Phnom Penh | Cameroon Yaounde | Canada Ottawa | Chad Ndjamena | Chile Santiago
+Albania Tirana | Algeria Algiers | Angola Luanda | Argentina Buenos Aires | Armenia Yerevan
+Australia Canberra | Austria Vienna | Bangladesh Dhaka | Belarus Minsk
+Belgium Brussels | Bolivia Sucre | Brazil Brasilia
+Bulgaria Sofia | Canada Ottawa | Chad Ndjamena | Chile Santiago
 China Beijing | Colombia Bogota | Croatia Zagreb | Cuba Havana | Cyprus Nicosia | Denmark Copenhagen | Ecuador Quito
-Egypt Cairo | Estonia Tallinn | Ethiopia Addis Ababa | Fiji Suva | Finland Helsinki | France Paris
-Gabon Libreville | Georgia Tbilisi | Germany Berlin | Ghana Accra | Greece Athens | Guatemala Guatemala City
-Guinea Conakry | Guyana Georgetown | Haiti Port-au-Prince | Honduras Tegucigalpa | Hungary Budapest
+Egypt Cairo | Estonia Tallinn | Fiji Suva | Finland Helsinki | France Paris
+Georgia Tbilisi | Germany Berlin | Ghana Accra | Greece Athens
+Guinea Conakry | Hungary Budapest
 Iceland Reykjavik | India New Delhi | Indonesia Jakarta | Iran Tehran | Iraq Baghdad | Ireland Dublin
 Israel Jerusalem | Italy Rome | Jamaica Kingston | Japan Tokyo | Jordan Amman | Kazakhstan Astana | Kenya Nairobi
-Kuwait Kuwait City | Laos Vientiane | Latvia Riga | Lebanon Beirut | Liberia Monrovia | Libya Tripoli
-Lithuania Vilnius | Luxembourg Luxembourg City | Madagascar Antananarivo | Malawi Lilongwe | Malaysia Kuala Lumpur
-Mali Bamako | Malta Valletta | Mexico Mexico City | Moldova Chisinau | Monaco Monaco | Mongolia Ulaanbaatar
-Morocco Rabat | Mozambique Maputo | Namibia Windhoek | Nepal Kathmandu | Netherlands Amsterdam | Nicaragua Managua
-Niger Niamey | Nigeria Abuja | Norway Oslo | Oman Muscat | Pakistan Islamabad | Panama Panama City
-Paraguay Asuncion | Peru Lima | Philippines Manila | Poland Warsaw | Portugal Lisbon | Qatar Doha
+Latvia Riga | Lebanon Beirut | Libya Tripoli
+Lithuania Vilnius
+Mali Bamako | Malta Valletta
+Morocco Rabat | Nepal Kathmandu | Netherlands Amsterdam
+Niger Niamey | Nigeria Abuja | Norway Oslo | Oman Muscat | Pakistan Islamabad
+Peru Lima | Philippines Manila | Poland Warsaw | Portugal Lisbon | Qatar Doha
 Romania Bucharest | Russia Moscow | Rwanda Kigali | Senegal Dakar | Serbia Belgrade | Slovakia Bratislava
-Slovenia Ljubljana | Somalia Mogadishu | Spain Madrid | Sudan Khartoum | Suriname Paramaribo | Sweden Stockholm
+Spain Madrid | Sudan Khartoum | Sweden Stockholm
 Switzerland Bern | Syria Damascus | Tanzania Dodoma | Thailand Bangkok | Togo Lome | Tunisia Tunis | Turkey Ankara
 Uganda Kampala | Ukraine Kyiv | Uruguay Montevideo | Uzbekistan Tashkent | Venezuela Caracas | Vietnam Hanoi
 Yemen Sanaa | Zambia Lusaka | Zimbabwe Harare

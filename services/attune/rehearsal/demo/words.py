@@ -11,9 +11,12 @@ def _split(words: str) -> list[str]:
 
 _CONSONANTS = "bdfghjklmnprstvz"
 _VOWELS = "aeiou"
-_PEOPLE = _split(
+PEOPLE = _split(
     "Anna, Ben, Carla, David, Elena, Frank, Grace, Henry, Irene, Jack, Karen, Leo, Maria, Nina, Oscar, Paul, Rosa, "
-    "Sam, Tina, Victor"
+    "Sam, Tina, Victor, Alice, Felix, Hugo, Laura, Peter"
+)
+TOWNS = _split(
+    "Milan, Porto, Lyon, Basel, Graz, Ghent, Turin, Bergen, Malmo, Krakow, Cork, Leeds, Boston, Denver, Dallas"
 )
 _PLACES = _split(
     "the station, the airport, the harbour, the park, the theatre, the market, the old town, the beach, the bank, "
@@ -38,9 +41,9 @@ def is_heldout(word: str) -> bool:
 
 
 def made_up(rng: random.Random, heldout: bool) -> str:
-    """A lower-case word of two to four syllables, from the asked side of the split."""
+    """A lower-case word of two or three syllables, from the asked side of the split."""
     while True:
-        word = "".join(rng.choice(_CONSONANTS) + rng.choice(_VOWELS) for _ in range(rng.choice((2, 3, 3, 4))))
+        word = "".join(rng.choice(_CONSONANTS) + rng.choice(_VOWELS) for _ in range(rng.choice((2, 2, 3))))
         if rng.random() < 0.3:
             word += rng.choice("nrsl")
         if is_heldout(word) == heldout:
@@ -49,13 +52,13 @@ def made_up(rng: random.Random, heldout: bool) -> str:
 
 def person(rng: random.Random, heldout: bool) -> str:
     """A name; held-out ones are always made up."""
-    if not heldout and rng.random() < 0.3:
-        return rng.choice(_PEOPLE)
+    if not heldout and rng.random() < 0.15:
+        return rng.choice(PEOPLE)
     return made_up(rng, heldout).capitalize()
 
 
 def place(rng: random.Random, heldout: bool) -> str:
-    if not heldout and rng.random() < 0.3:
+    if not heldout and rng.random() < 0.15:
         return rng.choice(_PLACES)
     return made_up(rng, heldout).capitalize() + rng.choice(("", "", " Street", " Square", " Hall", " House"))
 
