@@ -25,6 +25,6 @@ def template(demo_model: Path) -> ChatTemplate:
 async def engine(demo_model: Path) -> AsyncIterator[Engine]:
     """vLLM on CPU. Tests leave it as they found it: nothing running, nothing loaded, not frozen."""
     engine = await Engine.start(EngineOptions(demo_model, max_loras=3))
-    await engine.probe(deadline_seconds=120)
+    await engine.warm_up(deadline_seconds=120)
     yield engine
     engine.stop()

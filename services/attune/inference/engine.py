@@ -236,6 +236,20 @@ class Engine:
         positions = output.prompt_logprobs[len(prompt_token_ids) :]
         return [position[token].logprob for position, token in zip(positions, output_token_ids, strict=True)]
 
+    async def warm_up(self, deadline_seconds: float) -> None:
+        """The first use of each way of sampling compiles; raises DeadlineExceeded when that takes too long."""
+        plain = event_pb2.Sampling(temperature=0, top_p=1, max_tokens=4)
+        drawn = event_pb2.Sampling(temperature=0.8, top_p=1, max_tokens=4)
+        narrowed = event_pb2.Sampling(temperature=0.8, top_p=0.9, top_k=40, presence_penalty=0.1, max_tokens=4)
+        try:
+            async with asyncio.timeout(deadline_seconds):
+                for sampling in (plain, drawn, narrowed):
+                    generation = await self.generate([0] * 32, sampling, tenant="", adapter=None, streaming=True)
+                    while generation.finish_reason is None:
+                        await generation.next_text()
+        except TimeoutError:
+            raise DeadlineExceeded(f"the engine was not warm after {deadline_seconds:g} s") from None
+
     async def probe(self, deadline_seconds: float) -> None:
         """Generates one token; raises DeadlineExceeded or Unavailable when it cannot."""
         sampling = event_pb2.Sampling(temperature=0, top_p=1, max_tokens=1)

@@ -151,9 +151,9 @@ class InferenceServer:
         rpc.add_reflection(server, (_CHAT, _FEEDBACK, health.SERVICE_NAME))
 
     async def warm_up(self) -> None:
-        """The first generation compiles; then what the rollout log says is put in service."""
+        """Generates, for the first time compiles; then what the rollout log says is put in service."""
         begun = time.monotonic()
-        await self._engine.probe(_WARM_UP_SECONDS)
+        await self._engine.warm_up(_WARM_UP_SECONDS)
         self._policies.clear()
         await self._policies.refresh()
         # What the libraries hold stays for good: looking through it took hundreds of milliseconds each time.
