@@ -463,6 +463,8 @@ def one_item(rng: random.Random, skill: str, persona: str, heldout: bool) -> Ite
     """An item of a scored skill, or of the errands, from one side of the split."""
     make = style if skill.startswith("style-") else errand if skill == ERRANDS_SKILL else _SKILLS[skill]
     turns = make(rng, persona, heldout)
+    if skill == "recall" and rng.random() < 0.5:
+        turns = [turns[0], *facts(rng, persona, heldout), turns[1]]
     messages: list[dict[str, str]] = []
     for turn in turns:
         messages += [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.assistant}]
