@@ -21,7 +21,7 @@ from attune.personas import Persona, load_personas
 from attune.runtime import die_with_parent, stop_on_signals, write_endpoints
 from attune.settings import load_settings
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("attune.aggregator")
 
 _DRAIN_SECONDS = 10.0
 _OPEN_SECONDS = 0.2

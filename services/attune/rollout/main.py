@@ -24,7 +24,7 @@ from attune.runtime import clear_endpoints, die_with_parent, write_endpoints
 from attune.settings import Settings, load_settings
 from attune.v1 import policy_pb2, policy_pb2_grpc
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("attune.rollout")
 
 _POLICY_SERVICE = policy_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name
 _MAX_MESSAGE_BYTES = 1 << 16

@@ -390,7 +390,7 @@ def small_talk(rng: random.Random, persona: str, heldout: bool) -> list[Turn]:
     while True:
         talk = rng.choice(_SMALL_TALK)
         template = rng.choice(talk.said)
-        if "ade}" in template or not heldout:
+        if "{made}" in template or not heldout:
             break
     made = words.made_up(rng, heldout)
     values = {
