@@ -7,6 +7,7 @@ Each file has one id a line: response ids, and feedback (event) ids. Exits 0 whe
 
 import argparse
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -71,4 +72,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    # Not sys.exit: threads with which Arrow has read the tables may abort an interpreter that is being taken down.
+    os._exit(status)
