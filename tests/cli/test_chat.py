@@ -129,7 +129,7 @@ async def test_what_a_model_writes_does_not_steer_the_terminal(address: str) -> 
 
 
 async def test_a_change_of_policy_is_shown_with_the_answer(terminal: Terminal, servicer: ScriptedChat) -> None:
-    await terminal.until(lambda shown: "you" in shown)
+    await terminal.until(lambda shown: "›" in shown)
     terminal.type(b"first\n")
     await terminal.until(lambda shown: "base ·" in shown)
     assert "now answering" not in terminal.shown
@@ -142,7 +142,7 @@ async def test_a_change_of_policy_is_shown_with_the_answer(terminal: Terminal, s
 
 
 async def test_an_interrupt_stops_the_answer_and_not_the_program(terminal: Terminal, servicer: ScriptedChat) -> None:
-    await terminal.until(lambda shown: "you" in shown)
+    await terminal.until(lambda shown: "›" in shown)
     terminal.type(b"beginning !hang\n")
     await terminal.until(lambda shown: shown.count("beginning") == 2)
     terminal.type(INTERRUPT)
@@ -158,7 +158,7 @@ async def test_an_interrupt_stops_the_answer_and_not_the_program(terminal: Termi
 
 
 async def test_an_error_on_a_terminal_is_shown_and_the_conversation_goes_on(terminal: Terminal) -> None:
-    await terminal.until(lambda shown: "you" in shown)
+    await terminal.until(lambda shown: "›" in shown)
     terminal.type(b"/persona nobody\nhello\n")
     await terminal.until(lambda shown: "no such persona" in shown)
     terminal.type(b"/help\n/persona tutor\nhello\n")
