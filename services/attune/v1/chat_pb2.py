@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from attune.v1 import event_pb2 as attune_dot_v1_dot_event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x61ttune/v1/chat.proto\x12\tattune.v1\x1a\x15\x61ttune/v1/event.proto\"\xc2\x02\n\x0b\x43hatRequest\x12\x0f\n\x07persona\x18\x01 \x01(\t\x12$\n\x08messages\x18\x02 \x03(\x0b\x32\x12.attune.v1.Message\x12%\n\x08sampling\x18\x03 \x01(\x0b\x32\x13.attune.v1.Sampling\x12\x17\n\x0f\x63onversation_id\x18\x04 \x01(\t\x12\x13\n\x0b\x65nd_user_id\x18\x05 \x01(\t\x12#\n\x07\x63onsent\x18\x06 \x01(\x0b\x32\x12.attune.v1.Consent\x12\x36\n\x08metadata\x18\x07 \x03(\x0b\x32$.attune.v1.ChatRequest.MetadataEntry\x12\x19\n\x11\x63lient_request_id\x18\x08 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"5\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\"\xc0\x01\n\x08Response\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\x12\x11\n\tpolicy_id\x18\x02 \x01(\t\x12#\n\x07message\x18\x03 \x01(\x0b\x32\x12.attune.v1.Message\x12.\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x17.attune.v1.FinishReason\x12\x1f\n\x05usage\x18\x05 \x01(\x0b\x32\x10.attune.v1.Usage\x12\x16\n\x0e\x66\x65\x65\x64\x62\x61\x63k_token\x18\x06 \x01(\t\"O\n\x0c\x43hatResponse\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12&\n\tresponses\x18\x02 \x03(\x0b\x32\x13.attune.v1.Response\"P\n\rResponseStart\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\x12\x11\n\tpolicy_id\x18\x02 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x03 \x01(\t\"v\n\x0bResponseEnd\x12.\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x17.attune.v1.FinishReason\x12\x1f\n\x05usage\x18\x02 \x01(\x0b\x32\x10.attune.v1.Usage\x12\x16\n\x0e\x66\x65\x65\x64\x62\x61\x63k_token\x18\x03 \x01(\t\"\x8c\x01\n\tChatChunk\x12\x13\n\x0b\x61lternative\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\r\x12\'\n\x05start\x18\x04 \x01(\x0b\x32\x18.attune.v1.ResponseStart\x12#\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x16.attune.v1.ResponseEnd2\x84\x01\n\x0b\x43hatService\x12\x37\n\x04\x43hat\x12\x16.attune.v1.ChatRequest\x1a\x17.attune.v1.ChatResponse\x12<\n\nStreamChat\x12\x16.attune.v1.ChatRequest\x1a\x14.attune.v1.ChatChunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x61ttune/v1/chat.proto\x12\tattune.v1\x1a\x15\x61ttune/v1/event.proto\"\x97\x04\n\x0b\x43hatRequest\x12\x0f\n\x07persona\x18\x01 \x01(\t\x12$\n\x08messages\x18\x02 \x03(\x0b\x32\x12.attune.v1.Message\x12%\n\x08sampling\x18\x03 \x01(\x0b\x32\x13.attune.v1.Sampling\x12\x17\n\x0f\x63onversation_id\x18\x04 \x01(\t\x12\x13\n\x0b\x65nd_user_id\x18\x05 \x01(\t\x12#\n\x07\x63onsent\x18\x06 \x01(\x0b\x32\x12.attune.v1.Consent\x12\x36\n\x08metadata\x18\x07 \x03(\x0b\x32$.attune.v1.ChatRequest.MetadataEntry\x12\x19\n\x11\x63lient_request_id\x18\x08 \x01(\t\x12\x1e\n\x05tools\x18\t \x03(\x0b\x32\x0f.attune.v1.Tool\x12*\n\x0btool_choice\x18\n \x01(\x0b\x32\x15.attune.v1.ToolChoice\x12\x14\n\x0c\x61lternatives\x18\x0b \x01(\r\x12\x19\n\x0ctop_logprobs\x18\x0c \x01(\rH\x00\x88\x01\x01\x12\x32\n\x0fresponse_format\x18\r \x01(\x0b\x32\x19.attune.v1.ResponseFormat\x12\x11\n\tpolicy_id\x18\x0e \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0f\n\r_top_logprobs\"b\n\x0cTokenLogprob\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\x12$\n\x03top\x18\x04 \x03(\x0b\x32\x17.attune.v1.TokenLogprob\"5\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\"\xeb\x01\n\x08Response\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\x12\x11\n\tpolicy_id\x18\x02 \x01(\t\x12#\n\x07message\x18\x03 \x01(\x0b\x32\x12.attune.v1.Message\x12.\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x17.attune.v1.FinishReason\x12\x1f\n\x05usage\x18\x05 \x01(\x0b\x32\x10.attune.v1.Usage\x12\x16\n\x0e\x66\x65\x65\x64\x62\x61\x63k_token\x18\x06 \x01(\t\x12)\n\x08logprobs\x18\x07 \x03(\x0b\x32\x17.attune.v1.TokenLogprob\"a\n\x0c\x43hatResponse\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12&\n\tresponses\x18\x02 \x03(\x0b\x32\x13.attune.v1.Response\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"b\n\rResponseStart\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\x12\x11\n\tpolicy_id\x18\x02 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x03 \x01(\t\x12\x10\n\x08replayed\x18\x04 \x01(\x08\"P\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x04 \x01(\t\"v\n\x0bResponseEnd\x12.\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x17.attune.v1.FinishReason\x12\x1f\n\x05usage\x18\x02 \x01(\x0b\x32\x10.attune.v1.Usage\x12\x16\n\x0e\x66\x65\x65\x64\x62\x61\x63k_token\x18\x03 \x01(\t\"\xf8\x01\n\tChatChunk\x12\x13\n\x0b\x61lternative\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\r\x12\'\n\x05start\x18\x04 \x01(\x0b\x32\x18.attune.v1.ResponseStart\x12#\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x16.attune.v1.ResponseEnd\x12\x11\n\treasoning\x18\x06 \x01(\t\x12,\n\ntool_calls\x18\x07 \x03(\x0b\x32\x18.attune.v1.ToolCallDelta\x12)\n\x08logprobs\x18\x08 \x03(\x0b\x32\x17.attune.v1.TokenLogprob2\x84\x01\n\x0b\x43hatService\x12\x37\n\x04\x43hat\x12\x16.attune.v1.ChatRequest\x1a\x17.attune.v1.ChatResponse\x12<\n\nStreamChat\x12\x16.attune.v1.ChatRequest\x1a\x14.attune.v1.ChatChunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,21 +35,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHATREQUEST_METADATAENTRY']._loaded_options = None
   _globals['_CHATREQUEST_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_CHATREQUEST']._serialized_start=59
-  _globals['_CHATREQUEST']._serialized_end=381
-  _globals['_CHATREQUEST_METADATAENTRY']._serialized_start=334
-  _globals['_CHATREQUEST_METADATAENTRY']._serialized_end=381
-  _globals['_USAGE']._serialized_start=383
-  _globals['_USAGE']._serialized_end=436
-  _globals['_RESPONSE']._serialized_start=439
-  _globals['_RESPONSE']._serialized_end=631
-  _globals['_CHATRESPONSE']._serialized_start=633
-  _globals['_CHATRESPONSE']._serialized_end=712
-  _globals['_RESPONSESTART']._serialized_start=714
-  _globals['_RESPONSESTART']._serialized_end=794
-  _globals['_RESPONSEEND']._serialized_start=796
-  _globals['_RESPONSEEND']._serialized_end=914
-  _globals['_CHATCHUNK']._serialized_start=917
-  _globals['_CHATCHUNK']._serialized_end=1057
-  _globals['_CHATSERVICE']._serialized_start=1060
-  _globals['_CHATSERVICE']._serialized_end=1192
+  _globals['_CHATREQUEST']._serialized_end=594
+  _globals['_CHATREQUEST_METADATAENTRY']._serialized_start=530
+  _globals['_CHATREQUEST_METADATAENTRY']._serialized_end=577
+  _globals['_TOKENLOGPROB']._serialized_start=596
+  _globals['_TOKENLOGPROB']._serialized_end=694
+  _globals['_USAGE']._serialized_start=696
+  _globals['_USAGE']._serialized_end=749
+  _globals['_RESPONSE']._serialized_start=752
+  _globals['_RESPONSE']._serialized_end=987
+  _globals['_CHATRESPONSE']._serialized_start=989
+  _globals['_CHATRESPONSE']._serialized_end=1086
+  _globals['_RESPONSESTART']._serialized_start=1088
+  _globals['_RESPONSESTART']._serialized_end=1186
+  _globals['_TOOLCALLDELTA']._serialized_start=1188
+  _globals['_TOOLCALLDELTA']._serialized_end=1268
+  _globals['_RESPONSEEND']._serialized_start=1270
+  _globals['_RESPONSEEND']._serialized_end=1388
+  _globals['_CHATCHUNK']._serialized_start=1391
+  _globals['_CHATCHUNK']._serialized_end=1639
+  _globals['_CHATSERVICE']._serialized_start=1642
+  _globals['_CHATSERVICE']._serialized_end=1774
 # @@protoc_insertion_point(module_scope)

@@ -51,6 +51,12 @@ class ChatRequest(_message.Message):
     CONSENT_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     CLIENT_REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    TOOL_CHOICE_FIELD_NUMBER: _builtins.int
+    ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
+    RESPONSE_FORMAT_FIELD_NUMBER: _builtins.int
+    POLICY_ID_FIELD_NUMBER: _builtins.int
     persona: _builtins.str
     """The persona's name; empty for the default one."""
     conversation_id: _builtins.str
@@ -58,10 +64,21 @@ class ChatRequest(_message.Message):
     end_user_id: _builtins.str
     """The application's id of the person; only a keyed hash of it is kept. At most 256 characters."""
     client_request_id: _builtins.str
-    """The application's own id of this request, recorded with the response. At most 128 characters."""
+    """The application's own id of this request. Sent again with the same content it gets the first answer again (for a
+    time that the server states in its settings); with other content ALREADY_EXISTS; while the first still runs
+    ABORTED. At most 128 characters.
+    """
+    alternatives: _builtins.int
+    """How many responses to generate, each with its own id: 1 to 8; 0 means 1."""
+    top_logprobs: _builtins.int
+    """How many of the likeliest tokens to tell beside each sampled one: 0 to 5; absent: no log-probabilities at all."""
+    policy_id: _builtins.str
+    """Asks one policy and not whoever the rollout says; for keys with the role operate."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Message]:
-        """The conversation so far, the last message from the user. A leading system message adds to the persona's own."""
+        """The conversation so far, the last message from the user or a tool. A leading system message adds to the persona's
+        own.
+        """
 
     @_builtins.property
     def sampling(self) -> _event_pb2.Sampling:
@@ -73,6 +90,14 @@ class ChatRequest(_message.Message):
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """At most 16 entries of at most 64 (key) and 256 (value) characters."""
 
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Tool]:
+        """Functions that the model may ask for, beside the persona's own. At most 32."""
+
+    @_builtins.property
+    def tool_choice(self) -> _event_pb2.ToolChoice: ...
+    @_builtins.property
+    def response_format(self) -> _event_pb2.ResponseFormat: ...
     def __init__(
         self,
         *,
@@ -84,14 +109,57 @@ class ChatRequest(_message.Message):
         consent: _event_pb2.Consent | None = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         client_request_id: _builtins.str = ...,
+        tools: _abc.Iterable[_event_pb2.Tool] | None = ...,
+        tool_choice: _event_pb2.ToolChoice | None = ...,
+        alternatives: _builtins.int = ...,
+        top_logprobs: _builtins.int | None = ...,
+        response_format: _event_pb2.ResponseFormat | None = ...,
+        policy_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs", "consent", b"consent", "response_format", b"response_format", "sampling", b"sampling", "tool_choice", b"tool_choice", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_request_id", b"client_request_id", "consent", b"consent", "conversation_id", b"conversation_id", "end_user_id", b"end_user_id", "messages", b"messages", "metadata", b"metadata", "persona", b"persona", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs", "alternatives", b"alternatives", "client_request_id", b"client_request_id", "consent", b"consent", "conversation_id", b"conversation_id", "end_user_id", b"end_user_id", "messages", b"messages", "metadata", b"metadata", "persona", b"persona", "policy_id", b"policy_id", "response_format", b"response_format", "sampling", b"sampling", "tool_choice", b"tool_choice", "tools", b"tools", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__top_logprobs: _TypeAlias = _typing.Literal["top_logprobs"]  # noqa: Y015
+    _WhichOneofArgType__top_logprobs: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_logprobs) -> _WhichOneofReturnType__top_logprobs | None: ...
+
+Global___ChatRequest: _TypeAlias = ChatRequest  # noqa: Y015
+
+@_typing.final
+class TokenLogprob(_message.Message):
+    """A token and how likely it was: natural logarithm, after temperature and top-p."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The token as text; a part of a character shows as U+FFFD."""
+    token: _builtins.bytes
+    """The token's own bytes."""
+    logprob: _builtins.float
+    @_builtins.property
+    def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+        """The likeliest tokens, best first; empty within itself."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        token: _builtins.bytes = ...,
+        logprob: _builtins.float = ...,
+        top: _abc.Iterable[Global___TokenLogprob] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "text", b"text", "token", b"token", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ChatRequest: _TypeAlias = ChatRequest  # noqa: Y015
+Global___TokenLogprob: _TypeAlias = TokenLogprob  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
@@ -129,6 +197,7 @@ class Response(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     FEEDBACK_TOKEN_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     response_id: _builtins.str
     policy_id: _builtins.str
     """The policy that generated it, "base" for the base model."""
@@ -139,6 +208,10 @@ class Response(_message.Message):
     def message(self) -> _event_pb2.Message: ...
     @_builtins.property
     def usage(self) -> Global___Usage: ...
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+        """One for each sampled token, when asked for."""
+
     def __init__(
         self,
         *,
@@ -148,10 +221,11 @@ class Response(_message.Message):
         finish_reason: _event_pb2.FinishReason.ValueType = ...,
         usage: Global___Usage | None = ...,
         feedback_token: _builtins.str = ...,
+        logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["feedback_token", b"feedback_token", "finish_reason", b"finish_reason", "message", b"message", "policy_id", b"policy_id", "response_id", b"response_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feedback_token", b"feedback_token", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "message", b"message", "policy_id", b"policy_id", "response_id", b"response_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -163,7 +237,10 @@ class ChatResponse(_message.Message):
 
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     RESPONSES_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
+    replayed: _builtins.bool
+    """This is the answer to an earlier request with the same client_request_id."""
     @_builtins.property
     def responses(self) -> _containers.RepeatedCompositeFieldContainer[Global___Response]:
         """The responses to this request."""
@@ -173,10 +250,11 @@ class ChatResponse(_message.Message):
         *,
         conversation_id: _builtins.str = ...,
         responses: _abc.Iterable[Global___Response] | None = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "responses", b"responses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "replayed", b"replayed", "responses", b"responses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -191,23 +269,59 @@ class ResponseStart(_message.Message):
     RESPONSE_ID_FIELD_NUMBER: _builtins.int
     POLICY_ID_FIELD_NUMBER: _builtins.int
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
     response_id: _builtins.str
     policy_id: _builtins.str
     conversation_id: _builtins.str
+    replayed: _builtins.bool
+    """This is the answer to an earlier request with the same client_request_id."""
     def __init__(
         self,
         *,
         response_id: _builtins.str = ...,
         policy_id: _builtins.str = ...,
         conversation_id: _builtins.str = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "policy_id", b"policy_id", "response_id", b"response_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "policy_id", b"policy_id", "replayed", b"replayed", "response_id", b"response_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResponseStart: _TypeAlias = ResponseStart  # noqa: Y015
+
+@_typing.final
+class ToolCallDelta(_message.Message):
+    """A piece of a call of a tool. The first piece of a call has its id and name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Which call of the response, from 0."""
+    id: _builtins.str
+    name: _builtins.str
+    arguments_json: _builtins.str
+    """Follows what was sent before."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_json", b"arguments_json", "id", b"id", "index", b"index", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCallDelta: _TypeAlias = ToolCallDelta  # noqa: Y015
 
 @_typing.final
 class ResponseEnd(_message.Message):
@@ -246,19 +360,30 @@ class ChatChunk(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     alternative: _builtins.int
     """Which of the responses to the request this belongs to, from 0."""
     text: _builtins.str
     """Text that follows what was sent before; always whole characters."""
     tokens: _builtins.int
     """How many sampled tokens this message covers."""
+    reasoning: _builtins.str
+    """What a reasoning model thinks; follows what was sent before."""
     @_builtins.property
     def start(self) -> Global___ResponseStart:
-        """Set in the first message."""
+        """Set in the response's first message."""
 
     @_builtins.property
     def end(self) -> Global___ResponseEnd:
-        """Set in the last message."""
+        """Set in the response's last message. A stream of several alternatives ends after the last of them."""
+
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCallDelta]: ...
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+        """Of the tokens that this message covers, when asked for."""
 
     def __init__(
         self,
@@ -268,10 +393,13 @@ class ChatChunk(_message.Message):
         tokens: _builtins.int = ...,
         start: Global___ResponseStart | None = ...,
         end: Global___ResponseEnd | None = ...,
+        reasoning: _builtins.str = ...,
+        tool_calls: _abc.Iterable[Global___ToolCallDelta] | None = ...,
+        logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternative", b"alternative", "end", b"end", "start", b"start", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternative", b"alternative", "end", b"end", "logprobs", b"logprobs", "reasoning", b"reasoning", "start", b"start", "text", b"text", "tokens", b"tokens", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

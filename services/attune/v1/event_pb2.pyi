@@ -56,6 +56,8 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     """max_tokens or the model's length was reached."""
     FINISH_REASON_ABORTED: _FinishReason.ValueType  # 3
     """The caller went away, its deadline passed, or the engine failed: the response is not whole and is never trained on."""
+    FINISH_REASON_TOOL_CALLS: _FinishReason.ValueType  # 4
+    """The model asks for tools to be called."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why a response ended."""
@@ -67,6 +69,8 @@ FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 """max_tokens or the model's length was reached."""
 FINISH_REASON_ABORTED: FinishReason.ValueType  # 3
 """The caller went away, its deadline passed, or the engine failed: the response is not whole and is never trained on."""
+FINISH_REASON_TOOL_CALLS: FinishReason.ValueType  # 4
+"""The model asks for tools to be called."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 class _Source:
@@ -113,6 +117,220 @@ THUMB_UP: Thumb.ValueType  # 1
 THUMB_DOWN: Thumb.ValueType  # 2
 Global___Thumb: _TypeAlias = Thumb  # noqa: Y015
 
+class _ImplicitSignal:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ImplicitSignalEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImplicitSignal.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IMPLICIT_SIGNAL_UNSPECIFIED: _ImplicitSignal.ValueType  # 0
+    IMPLICIT_SIGNAL_REGENERATED: _ImplicitSignal.ValueType  # 1
+    """Asked for another answer."""
+    IMPLICIT_SIGNAL_COPIED: _ImplicitSignal.ValueType  # 2
+    IMPLICIT_SIGNAL_EDITED: _ImplicitSignal.ValueType  # 3
+    """Changed the answer before using it."""
+    IMPLICIT_SIGNAL_ABANDONED: _ImplicitSignal.ValueType  # 4
+    """Left in the middle of it."""
+
+class ImplicitSignal(_ImplicitSignal, metaclass=_ImplicitSignalEnumTypeWrapper):
+    """What a person did, from which an opinion may be read."""
+
+IMPLICIT_SIGNAL_UNSPECIFIED: ImplicitSignal.ValueType  # 0
+IMPLICIT_SIGNAL_REGENERATED: ImplicitSignal.ValueType  # 1
+"""Asked for another answer."""
+IMPLICIT_SIGNAL_COPIED: ImplicitSignal.ValueType  # 2
+IMPLICIT_SIGNAL_EDITED: ImplicitSignal.ValueType  # 3
+"""Changed the answer before using it."""
+IMPLICIT_SIGNAL_ABANDONED: ImplicitSignal.ValueType  # 4
+"""Left in the middle of it."""
+Global___ImplicitSignal: _TypeAlias = ImplicitSignal  # noqa: Y015
+
+class _Author:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AuthorEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Author.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AUTHOR_UNSPECIFIED: _Author.ValueType  # 0
+    AUTHOR_END_USER: _Author.ValueType  # 1
+    """Somebody who uses the application."""
+    AUTHOR_REVIEWER: _Author.ValueType  # 2
+    """Somebody who judges by a guideline."""
+    AUTHOR_APPLICATION: _Author.ValueType  # 3
+    """The application itself."""
+
+class Author(_Author, metaclass=_AuthorEnumTypeWrapper):
+    """In what capacity feedback was given."""
+
+AUTHOR_UNSPECIFIED: Author.ValueType  # 0
+AUTHOR_END_USER: Author.ValueType  # 1
+"""Somebody who uses the application."""
+AUTHOR_REVIEWER: Author.ValueType  # 2
+"""Somebody who judges by a guideline."""
+AUTHOR_APPLICATION: Author.ValueType  # 3
+"""The application itself."""
+Global___Author: _TypeAlias = Author  # noqa: Y015
+
+@_typing.final
+class Tool(_message.Message):
+    """A function that the model may ask the application to call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PARAMETERS_JSON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Letters, digits, underscores and dashes, at most 64."""
+    description: _builtins.str
+    """At most 1,024 characters."""
+    parameters_json: _builtins.str
+    """JSON schema of the arguments, as text; empty for a function without any."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        parameters_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "parameters_json", b"parameters_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tool: _TypeAlias = Tool  # noqa: Y015
+
+@_typing.final
+class ToolCall(_message.Message):
+    """A call of a tool that the model asks for; the application makes it and answers with a tool message."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Names the call in the tool message that answers it."""
+    name: _builtins.str
+    arguments_json: _builtins.str
+    """The arguments as the model wrote them: JSON text, perhaps not valid."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_json", b"arguments_json", "id", b"id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
+
+@_typing.final
+class ToolChoice(_message.Message):
+    """Whether and which tool the model must call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Mode:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ToolChoice._Mode.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MODE_UNSPECIFIED: ToolChoice._Mode.ValueType  # 0
+        """AUTO when there are tools."""
+        MODE_AUTO: ToolChoice._Mode.ValueType  # 1
+        """The model decides."""
+        MODE_NONE: ToolChoice._Mode.ValueType  # 2
+        """Tools are not offered."""
+        MODE_REQUIRED: ToolChoice._Mode.ValueType  # 3
+        """At least one call."""
+        MODE_NAMED: ToolChoice._Mode.ValueType  # 4
+        """A call of the tool `name`."""
+
+    class Mode(_Mode, metaclass=_ModeEnumTypeWrapper): ...
+    MODE_UNSPECIFIED: ToolChoice.Mode.ValueType  # 0
+    """AUTO when there are tools."""
+    MODE_AUTO: ToolChoice.Mode.ValueType  # 1
+    """The model decides."""
+    MODE_NONE: ToolChoice.Mode.ValueType  # 2
+    """Tools are not offered."""
+    MODE_REQUIRED: ToolChoice.Mode.ValueType  # 3
+    """At least one call."""
+    MODE_NAMED: ToolChoice.Mode.ValueType  # 4
+    """A call of the tool `name`."""
+
+    MODE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    mode: Global___ToolChoice.Mode.ValueType
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        mode: Global___ToolChoice.Mode.ValueType = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
+
+@_typing.final
+class ResponseFormat(_message.Message):
+    """What form the answer must have; a grammar keeps the model to it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ResponseFormat._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: ResponseFormat._Kind.ValueType  # 0
+        """TEXT."""
+        KIND_TEXT: ResponseFormat._Kind.ValueType  # 1
+        KIND_JSON_OBJECT: ResponseFormat._Kind.ValueType  # 2
+        """Some JSON object."""
+        KIND_JSON_SCHEMA: ResponseFormat._Kind.ValueType  # 3
+        """JSON that fits `schema_json`."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: ResponseFormat.Kind.ValueType  # 0
+    """TEXT."""
+    KIND_TEXT: ResponseFormat.Kind.ValueType  # 1
+    KIND_JSON_OBJECT: ResponseFormat.Kind.ValueType  # 2
+    """Some JSON object."""
+    KIND_JSON_SCHEMA: ResponseFormat.Kind.ValueType  # 3
+    """JSON that fits `schema_json`."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SCHEMA_JSON_FIELD_NUMBER: _builtins.int
+    kind: Global___ResponseFormat.Kind.ValueType
+    schema_json: _builtins.str
+    """JSON schema as text; bounded in size, depth and repeat counts, without `pattern`."""
+    def __init__(
+        self,
+        *,
+        kind: Global___ResponseFormat.Kind.ValueType = ...,
+        schema_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "schema_json", b"schema_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResponseFormat: _TypeAlias = ResponseFormat  # noqa: Y015
+
 @_typing.final
 class Message(_message.Message):
     """One message of a conversation, as it was sent."""
@@ -121,17 +339,33 @@ class Message(_message.Message):
 
     ROLE_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
     content: _builtins.str
+    tool_call_id: _builtins.str
+    """Of a tool: which call this answers."""
+    reasoning: _builtins.str
+    """Of the assistant: what a reasoning model thought before it answered. The chat template decides what of it is
+    shown to the model again; most show none.
+    """
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
+        """Of the assistant: tools that it asks to be called."""
+
     def __init__(
         self,
         *,
         role: Global___Role.ValueType = ...,
         content: _builtins.str = ...,
+        tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
+        tool_call_id: _builtins.str = ...,
+        reasoning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "reasoning", b"reasoning", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -368,6 +602,11 @@ class ResponseEvent(_message.Message):
     BASE_MODEL_HASH_FIELD_NUMBER: _builtins.int
     TOKENIZER_HASH_FIELD_NUMBER: _builtins.int
     CHAT_TEMPLATE_HASH_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    TOOL_CHOICE_FIELD_NUMBER: _builtins.int
+    RESPONSE_FORMAT_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
     response_id: _builtins.str
     persona: _builtins.str
     persona_version: _builtins.str
@@ -399,6 +638,7 @@ class ResponseEvent(_message.Message):
     """SHA-256, hexadecimal."""
     tokenizer_hash: _builtins.str
     chat_template_hash: _builtins.str
+    reasoning: _builtins.str
     @_builtins.property
     def header(self) -> Global___EventHeader: ...
     @_builtins.property
@@ -425,6 +665,18 @@ class ResponseEvent(_message.Message):
     def sampling(self) -> Global___Sampling: ...
     @_builtins.property
     def timings(self) -> Global___Timings: ...
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tool]:
+        """The tools that were offered, and how the model was to use them."""
+
+    @_builtins.property
+    def tool_choice(self) -> Global___ToolChoice: ...
+    @_builtins.property
+    def response_format(self) -> Global___ResponseFormat: ...
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
+        """What the caller got beside the text."""
+
     def __init__(
         self,
         *,
@@ -456,19 +708,172 @@ class ResponseEvent(_message.Message):
         base_model_hash: _builtins.str = ...,
         tokenizer_hash: _builtins.str = ...,
         chat_template_hash: _builtins.str = ...,
+        tools: _abc.Iterable[Global___Tool] | None = ...,
+        tool_choice: Global___ToolChoice | None = ...,
+        response_format: Global___ResponseFormat | None = ...,
+        tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
+        reasoning: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent", "header", b"header", "sampling", b"sampling", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent", "header", b"header", "response_format", b"response_format", "sampling", b"sampling", "timings", b"timings", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternative", b"alternative", "base_model_hash", b"base_model_hash", "chat_template_hash", b"chat_template_hash", "client_request_id", b"client_request_id", "consent", b"consent", "conversation_id", b"conversation_id", "end_user", b"end_user", "finish_reason", b"finish_reason", "grammar_masked", b"grammar_masked", "greedy", b"greedy", "header", b"header", "logprobs_mode", b"logprobs_mode", "messages", b"messages", "metadata", b"metadata", "output_logprobs", b"output_logprobs", "output_token_ids", b"output_token_ids", "persona", b"persona", "persona_version", b"persona_version", "policy_id", b"policy_id", "prompt_token_ids", b"prompt_token_ids", "request_group", b"request_group", "response_id", b"response_id", "sampling", b"sampling", "source", b"source", "text", b"text", "timings", b"timings", "tokenizer_hash", b"tokenizer_hash", "turn", b"turn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternative", b"alternative", "base_model_hash", b"base_model_hash", "chat_template_hash", b"chat_template_hash", "client_request_id", b"client_request_id", "consent", b"consent", "conversation_id", b"conversation_id", "end_user", b"end_user", "finish_reason", b"finish_reason", "grammar_masked", b"grammar_masked", "greedy", b"greedy", "header", b"header", "logprobs_mode", b"logprobs_mode", "messages", b"messages", "metadata", b"metadata", "output_logprobs", b"output_logprobs", "output_token_ids", b"output_token_ids", "persona", b"persona", "persona_version", b"persona_version", "policy_id", b"policy_id", "prompt_token_ids", b"prompt_token_ids", "reasoning", b"reasoning", "request_group", b"request_group", "response_format", b"response_format", "response_id", b"response_id", "sampling", b"sampling", "source", b"source", "text", b"text", "timings", b"timings", "tokenizer_hash", b"tokenizer_hash", "tool_calls", b"tool_calls", "tool_choice", b"tool_choice", "tools", b"tools", "turn", b"turn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResponseEvent: _TypeAlias = ResponseEvent  # noqa: Y015
 
 @_typing.final
+class Ranking(_message.Message):
+    """Best first; equal ranks are ties."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Entry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        RESPONSE_ID_FIELD_NUMBER: _builtins.int
+        RANK_FIELD_NUMBER: _builtins.int
+        response_id: _builtins.str
+        rank: _builtins.int
+        """1 is best."""
+        def __init__(
+            self,
+            *,
+            response_id: _builtins.str = ...,
+            rank: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["rank", b"rank", "response_id", b"response_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ranking.Entry]:
+        """2 to 16, each response once."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___Ranking.Entry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ranking: _TypeAlias = Ranking  # noqa: Y015
+
+@_typing.final
+class Correction(_message.Message):
+    """What the response should have said."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """At most 65,536 characters."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Correction: _TypeAlias = Correction  # noqa: Y015
+
+@_typing.final
+class Annotation(_message.Message):
+    """A remark on a part of the response's text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    start: _builtins.int
+    """The part's first character and the one after its last, counted in Unicode code points."""
+    end: _builtins.int
+    tag: _builtins.str
+    """What is wrong or right with it: a tag of the persona's vocabulary, or empty."""
+    note: _builtins.str
+    """At most 4,000 characters."""
+    def __init__(
+        self,
+        *,
+        start: _builtins.int = ...,
+        end: _builtins.int = ...,
+        tag: _builtins.str = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "note", b"note", "start", b"start", "tag", b"tag"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Annotation: _TypeAlias = Annotation  # noqa: Y015
+
+@_typing.final
+class Outcome(_message.Message):
+    """Something that became known later: a ticket was solved, a test passed, a suggestion was kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FLAG_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Lower-case letters, digits and underscores, at most 64."""
+    flag: _builtins.bool
+    number: _builtins.float
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        flag: _builtins.bool = ...,
+        number: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["flag", b"flag", "number", b"number", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flag", b"flag", "name", b"name", "number", b"number", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["flag", "number"]  # noqa: Y015
+    _WhichOneofArgType_value: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_value) -> _WhichOneofReturnType_value | None: ...
+
+Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
+
+@_typing.final
+class Remark(_message.Message):
+    """Comment and tags alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Remark: _TypeAlias = Remark  # noqa: Y015
+
+@_typing.final
 class FeedbackEvent(_message.Message):
-    """One signal about a response. The natural key is (tenant, response_id, end_user, kind of signal): a higher revision
-    replaces a lower one, whatever the order of arrival; of equal revisions the later-made event wins.
+    """One signal about a response. The natural key is (tenant, subject, author, end_user, kind of signal, name): a higher
+    revision replaces a lower one, whatever the order of arrival; of equal revisions the later-made event wins.
+    The subject is the response, of an outcome perhaps the conversation; of a ranking the set of its responses.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -481,20 +886,62 @@ class FeedbackEvent(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     RETRACTED_FIELD_NUMBER: _builtins.int
     COMMENT_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    GUIDELINE_VERSION_FIELD_NUMBER: _builtins.int
+    PROPENSITY_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CLIENT_FEEDBACK_ID_FIELD_NUMBER: _builtins.int
     THUMB_FIELD_NUMBER: _builtins.int
+    RATING_FIELD_NUMBER: _builtins.int
+    RANKING_FIELD_NUMBER: _builtins.int
+    CORRECTION_FIELD_NUMBER: _builtins.int
+    ANNOTATION_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    IMPLICIT_FIELD_NUMBER: _builtins.int
+    REMARK_FIELD_NUMBER: _builtins.int
     response_id: _builtins.str
+    """Of a ranking the smallest of its ids; empty where the subject is a conversation."""
     persona: _builtins.str
     conversation_id: _builtins.str
     end_user: _builtins.str
     """Keyed hash of who gave it; empty where nobody was named."""
     revision: _builtins.int
     retracted: _builtins.bool
-    """The signal is taken back."""
+    """The signal is taken back; of the signal only its kind and name count."""
     comment: _builtins.str
     """At most 4,000 characters."""
+    author: Global___Author.ValueType
+    guideline_version: _builtins.str
+    """Which version of the guidelines the author judged by; empty: none."""
+    propensity: _builtins.float
+    """With what probability this feedback was asked for; absent: it was not asked for."""
+    name: _builtins.str
+    """What tells apart several signals of one kind: an outcome's name, an implicit signal's, an annotation's span
+    ("3:17"), a ranking's set of responses (a digest). Empty otherwise.
+    """
+    client_feedback_id: _builtins.str
+    """The application's own id of this feedback; recorded as sent."""
     thumb: Global___Thumb.ValueType
+    rating: _builtins.int
+    """1 (worst) to 5."""
+    implicit: Global___ImplicitSignal.ValueType
     @_builtins.property
     def header(self) -> Global___EventHeader: ...
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """From the persona's vocabulary, sorted, each once."""
+
+    @_builtins.property
+    def ranking(self) -> Global___Ranking: ...
+    @_builtins.property
+    def correction(self) -> Global___Correction: ...
+    @_builtins.property
+    def annotation(self) -> Global___Annotation: ...
+    @_builtins.property
+    def outcome(self) -> Global___Outcome: ...
+    @_builtins.property
+    def remark(self) -> Global___Remark: ...
     def __init__(
         self,
         *,
@@ -506,14 +953,32 @@ class FeedbackEvent(_message.Message):
         revision: _builtins.int = ...,
         retracted: _builtins.bool = ...,
         comment: _builtins.str = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
+        author: Global___Author.ValueType = ...,
+        guideline_version: _builtins.str = ...,
+        propensity: _builtins.float | None = ...,
+        name: _builtins.str = ...,
+        client_feedback_id: _builtins.str = ...,
         thumb: Global___Thumb.ValueType = ...,
+        rating: _builtins.int = ...,
+        ranking: Global___Ranking | None = ...,
+        correction: Global___Correction | None = ...,
+        annotation: Global___Annotation | None = ...,
+        outcome: Global___Outcome | None = ...,
+        implicit: Global___ImplicitSignal.ValueType = ...,
+        remark: Global___Remark | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "signal", b"signal", "thumb", b"thumb"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_propensity", b"_propensity", "annotation", b"annotation", "correction", b"correction", "header", b"header", "implicit", b"implicit", "outcome", b"outcome", "propensity", b"propensity", "ranking", b"ranking", "rating", b"rating", "remark", b"remark", "signal", b"signal", "thumb", b"thumb"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["comment", b"comment", "conversation_id", b"conversation_id", "end_user", b"end_user", "header", b"header", "persona", b"persona", "response_id", b"response_id", "retracted", b"retracted", "revision", b"revision", "signal", b"signal", "thumb", b"thumb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_propensity", b"_propensity", "annotation", b"annotation", "author", b"author", "client_feedback_id", b"client_feedback_id", "comment", b"comment", "conversation_id", b"conversation_id", "correction", b"correction", "end_user", b"end_user", "guideline_version", b"guideline_version", "header", b"header", "implicit", b"implicit", "name", b"name", "outcome", b"outcome", "persona", b"persona", "propensity", b"propensity", "ranking", b"ranking", "rating", b"rating", "remark", b"remark", "response_id", b"response_id", "retracted", b"retracted", "revision", b"revision", "signal", b"signal", "tags", b"tags", "thumb", b"thumb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_signal: _TypeAlias = _typing.Literal["thumb"]  # noqa: Y015
+    _WhichOneofReturnType__propensity: _TypeAlias = _typing.Literal["propensity"]  # noqa: Y015
+    _WhichOneofArgType__propensity: _TypeAlias = _typing.Literal["_propensity", b"_propensity"]  # noqa: Y015
+    _WhichOneofReturnType_signal: _TypeAlias = _typing.Literal["thumb", "rating", "ranking", "correction", "annotation", "outcome", "implicit", "remark"]  # noqa: Y015
     _WhichOneofArgType_signal: _TypeAlias = _typing.Literal["signal", b"signal"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__propensity) -> _WhichOneofReturnType__propensity | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_signal) -> _WhichOneofReturnType_signal | None: ...
 
 Global___FeedbackEvent: _TypeAlias = FeedbackEvent  # noqa: Y015

@@ -25,19 +25,39 @@ _sym_db = _symbol_database.Default()
 from attune.v1 import event_pb2 as attune_dot_v1_dot_event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61ttune/v1/feedback.proto\x12\tattune.v1\x1a\x15\x61ttune/v1/event.proto\"\xcb\x01\n\x15SubmitFeedbackRequest\x12\x18\n\x0e\x66\x65\x65\x64\x62\x61\x63k_token\x18\x01 \x01(\tH\x00\x12\x15\n\x0bresponse_id\x18\x02 \x01(\tH\x00\x12\x13\n\x0b\x65nd_user_id\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\r\x12\x11\n\tretracted\x18\x05 \x01(\x08\x12\x0f\n\x07\x63omment\x18\x06 \x01(\t\x12!\n\x05thumb\x18\x10 \x01(\x0e\x32\x10.attune.v1.ThumbH\x01\x42\t\n\x07subjectB\x08\n\x06signal\"-\n\x16SubmitFeedbackResponse\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\"\xb6\x01\n\x0e\x46\x65\x65\x64\x62\x61\x63kHandle\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07persona\x18\x02 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x03 \x01(\t\x12\x13\n\x0bresponse_id\x18\x04 \x01(\t\x12\x15\n\rprompt_digest\x18\x05 \x01(\x0c\x12\x10\n\x08\x65nd_user\x18\x06 \x01(\t\x12\x1c\n\x14\x65xpires_unix_seconds\x18\x07 \x01(\x03\x12\x0e\n\x06key_id\x18\x08 \x01(\t2h\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12U\n\x0eSubmitFeedback\x12 .attune.v1.SubmitFeedbackRequest\x1a!.attune.v1.SubmitFeedbackResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61ttune/v1/feedback.proto\x12\tattune.v1\x1a\x15\x61ttune/v1/event.proto\"\x8b\x05\n\x15SubmitFeedbackRequest\x12\x18\n\x0e\x66\x65\x65\x64\x62\x61\x63k_token\x18\x01 \x01(\tH\x00\x12\x15\n\x0bresponse_id\x18\x02 \x01(\tH\x00\x12\x19\n\x0f\x63onversation_id\x18\x07 \x01(\tH\x00\x12\x13\n\x0b\x65nd_user_id\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\r\x12\x11\n\tretracted\x18\x05 \x01(\x08\x12\x0f\n\x07\x63omment\x18\x06 \x01(\t\x12\x0c\n\x04tags\x18\x08 \x03(\t\x12!\n\x06\x61uthor\x18\t \x01(\x0e\x32\x11.attune.v1.Author\x12\x19\n\x11guideline_version\x18\n \x01(\t\x12\x17\n\npropensity\x18\x0b \x01(\x01H\x02\x88\x01\x01\x12\x1a\n\x12\x63lient_feedback_id\x18\x0c \x01(\t\x12!\n\x05thumb\x18\x10 \x01(\x0e\x32\x10.attune.v1.ThumbH\x01\x12\x10\n\x06rating\x18\x11 \x01(\rH\x01\x12,\n\x07ranking\x18\x12 \x01(\x0b\x32\x19.attune.v1.RankingRequestH\x01\x12+\n\ncorrection\x18\x13 \x01(\x0b\x32\x15.attune.v1.CorrectionH\x01\x12+\n\nannotation\x18\x14 \x01(\x0b\x32\x15.attune.v1.AnnotationH\x01\x12%\n\x07outcome\x18\x15 \x01(\x0b\x32\x12.attune.v1.OutcomeH\x01\x12-\n\x08implicit\x18\x16 \x01(\x0e\x32\x19.attune.v1.ImplicitSignalH\x01\x12#\n\x06remark\x18\x17 \x01(\x0b\x32\x11.attune.v1.RemarkH\x01\x42\t\n\x07subjectB\x08\n\x06signalB\r\n\x0b_propensity\"\x95\x01\n\x0eRankingRequest\x12\x30\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1f.attune.v1.RankingRequest.Entry\x1aQ\n\x05\x45ntry\x12\x18\n\x0e\x66\x65\x65\x64\x62\x61\x63k_token\x18\x01 \x01(\tH\x00\x12\x15\n\x0bresponse_id\x18\x02 \x01(\tH\x00\x12\x0c\n\x04rank\x18\x03 \x01(\rB\t\n\x07subject\"@\n\x16SubmitFeedbackResponse\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"7\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\"\x8d\x01\n\x14SubmitFeedbackResult\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x35\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32!.attune.v1.SubmitFeedbackResponseH\x00\x12%\n\x07refused\x18\x03 \x01(\x0b\x32\x12.attune.v1.RefusalH\x00\x42\x08\n\x06result\"\xa8\x03\n\x15ImportResponseRequest\x12\x11\n\timport_id\x18\x01 \x01(\t\x12\x0f\n\x07persona\x18\x02 \x01(\t\x12$\n\x08messages\x18\x03 \x03(\x0b\x32\x12.attune.v1.Message\x12\x1e\n\x05tools\x18\x04 \x03(\x0b\x32\x0f.attune.v1.Tool\x12#\n\x07\x61nswers\x18\x05 \x03(\x0b\x32\x12.attune.v1.Message\x12!\n\x06source\x18\x06 \x01(\x0e\x32\x11.attune.v1.Source\x12\x17\n\x0f\x63onversation_id\x18\x07 \x01(\t\x12\x13\n\x0b\x65nd_user_id\x18\x08 \x01(\t\x12#\n\x07\x63onsent\x18\t \x01(\x0b\x32\x12.attune.v1.Consent\x12@\n\x08metadata\x18\n \x03(\x0b\x32..attune.v1.ImportResponseRequest.MetadataEntry\x12\x17\n\x0f\x63reated_unix_ms\x18\x0b \x01(\x03\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"U\n\x11ImportedResponses\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x14\n\x0cresponse_ids\x18\x02 \x03(\t\x12\x11\n\tduplicate\x18\x03 \x01(\x08\"\x88\x01\n\x14ImportResponseResult\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x30\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x1c.attune.v1.ImportedResponsesH\x00\x12%\n\x07refused\x18\x03 \x01(\x0b\x32\x12.attune.v1.RefusalH\x00\x42\x08\n\x06result\"\xb6\x01\n\x0e\x46\x65\x65\x64\x62\x61\x63kHandle\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07persona\x18\x02 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x03 \x01(\t\x12\x13\n\x0bresponse_id\x18\x04 \x01(\t\x12\x15\n\rprompt_digest\x18\x05 \x01(\x0c\x12\x10\n\x08\x65nd_user\x18\x06 \x01(\t\x12\x1c\n\x14\x65xpires_unix_seconds\x18\x07 \x01(\x03\x12\x0e\n\x06key_id\x18\x08 \x01(\t2\xc6\x01\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12U\n\x0eSubmitFeedback\x12 .attune.v1.SubmitFeedbackRequest\x1a!.attune.v1.SubmitFeedbackResponse\x12\\\n\x13SubmitFeedbackBatch\x12 .attune.v1.SubmitFeedbackRequest\x1a\x1f.attune.v1.SubmitFeedbackResult(\x01\x30\x01\x32i\n\rImportService\x12X\n\x0fImportResponses\x12 .attune.v1.ImportResponseRequest\x1a\x1f.attune.v1.ImportResponseResult(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'attune.v1.feedback_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_IMPORTRESPONSEREQUEST_METADATAENTRY']._loaded_options = None
+  _globals['_IMPORTRESPONSEREQUEST_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_SUBMITFEEDBACKREQUEST']._serialized_start=63
-  _globals['_SUBMITFEEDBACKREQUEST']._serialized_end=266
-  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_start=268
-  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_end=313
-  _globals['_FEEDBACKHANDLE']._serialized_start=316
-  _globals['_FEEDBACKHANDLE']._serialized_end=498
-  _globals['_FEEDBACKSERVICE']._serialized_start=500
-  _globals['_FEEDBACKSERVICE']._serialized_end=604
+  _globals['_SUBMITFEEDBACKREQUEST']._serialized_end=714
+  _globals['_RANKINGREQUEST']._serialized_start=717
+  _globals['_RANKINGREQUEST']._serialized_end=866
+  _globals['_RANKINGREQUEST_ENTRY']._serialized_start=785
+  _globals['_RANKINGREQUEST_ENTRY']._serialized_end=866
+  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_start=868
+  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_end=932
+  _globals['_REFUSAL']._serialized_start=934
+  _globals['_REFUSAL']._serialized_end=989
+  _globals['_SUBMITFEEDBACKRESULT']._serialized_start=992
+  _globals['_SUBMITFEEDBACKRESULT']._serialized_end=1133
+  _globals['_IMPORTRESPONSEREQUEST']._serialized_start=1136
+  _globals['_IMPORTRESPONSEREQUEST']._serialized_end=1560
+  _globals['_IMPORTRESPONSEREQUEST_METADATAENTRY']._serialized_start=1513
+  _globals['_IMPORTRESPONSEREQUEST_METADATAENTRY']._serialized_end=1560
+  _globals['_IMPORTEDRESPONSES']._serialized_start=1562
+  _globals['_IMPORTEDRESPONSES']._serialized_end=1647
+  _globals['_IMPORTRESPONSERESULT']._serialized_start=1650
+  _globals['_IMPORTRESPONSERESULT']._serialized_end=1786
+  _globals['_FEEDBACKHANDLE']._serialized_start=1789
+  _globals['_FEEDBACKHANDLE']._serialized_end=1971
+  _globals['_FEEDBACKSERVICE']._serialized_start=1974
+  _globals['_FEEDBACKSERVICE']._serialized_end=2172
+  _globals['_IMPORTSERVICE']._serialized_start=2174
+  _globals['_IMPORTSERVICE']._serialized_end=2279
 # @@protoc_insertion_point(module_scope)

@@ -39,13 +39,26 @@ class FeedbackServiceStub:
                 request_serializer=attune_dot_v1_dot_feedback__pb2.SubmitFeedbackRequest.SerializeToString,
                 response_deserializer=attune_dot_v1_dot_feedback__pb2.SubmitFeedbackResponse.FromString,
                 _registered_method=True)
+        self.SubmitFeedbackBatch = channel.stream_stream(
+                '/attune.v1.FeedbackService/SubmitFeedbackBatch',
+                request_serializer=attune_dot_v1_dot_feedback__pb2.SubmitFeedbackRequest.SerializeToString,
+                response_deserializer=attune_dot_v1_dot_feedback__pb2.SubmitFeedbackResult.FromString,
+                _registered_method=True)
 
 
 class FeedbackServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def SubmitFeedback(self, request, context):
-        """Answers once the feedback is durably logged.
+        """Answers once the feedback is durably logged. With a feedback token no key is needed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitFeedbackBatch(self, request_iterator, context):
+        """Many at once: one result for each, in the order sent, each once that feedback is durably logged or refused. What is
+        refused does not end the stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -58,6 +71,11 @@ def add_FeedbackServiceServicer_to_server(servicer, server):
                     servicer.SubmitFeedback,
                     request_deserializer=attune_dot_v1_dot_feedback__pb2.SubmitFeedbackRequest.FromString,
                     response_serializer=attune_dot_v1_dot_feedback__pb2.SubmitFeedbackResponse.SerializeToString,
+            ),
+            'SubmitFeedbackBatch': grpc.stream_stream_rpc_method_handler(
+                    servicer.SubmitFeedbackBatch,
+                    request_deserializer=attune_dot_v1_dot_feedback__pb2.SubmitFeedbackRequest.FromString,
+                    response_serializer=attune_dot_v1_dot_feedback__pb2.SubmitFeedbackResult.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +105,107 @@ class FeedbackService:
             '/attune.v1.FeedbackService/SubmitFeedback',
             attune_dot_v1_dot_feedback__pb2.SubmitFeedbackRequest.SerializeToString,
             attune_dot_v1_dot_feedback__pb2.SubmitFeedbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitFeedbackBatch(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/attune.v1.FeedbackService/SubmitFeedbackBatch',
+            attune_dot_v1_dot_feedback__pb2.SubmitFeedbackRequest.SerializeToString,
+            attune_dot_v1_dot_feedback__pb2.SubmitFeedbackResult.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class ImportServiceStub:
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ImportResponses = channel.stream_stream(
+                '/attune.v1.ImportService/ImportResponses',
+                request_serializer=attune_dot_v1_dot_feedback__pb2.ImportResponseRequest.SerializeToString,
+                response_deserializer=attune_dot_v1_dot_feedback__pb2.ImportResponseResult.FromString,
+                _registered_method=True)
+
+
+class ImportServiceServicer:
+    """Missing associated documentation comment in .proto file."""
+
+    def ImportResponses(self, request_iterator, context):
+        """Takes answers that attune did not generate: one result for each, in the order sent, each once it is durably logged
+        or refused. What is refused does not end the stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ImportServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ImportResponses': grpc.stream_stream_rpc_method_handler(
+                    servicer.ImportResponses,
+                    request_deserializer=attune_dot_v1_dot_feedback__pb2.ImportResponseRequest.FromString,
+                    response_serializer=attune_dot_v1_dot_feedback__pb2.ImportResponseResult.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'attune.v1.ImportService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('attune.v1.ImportService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class ImportService:
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def ImportResponses(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/attune.v1.ImportService/ImportResponses',
+            attune_dot_v1_dot_feedback__pb2.ImportResponseRequest.SerializeToString,
+            attune_dot_v1_dot_feedback__pb2.ImportResponseResult.FromString,
             options,
             channel_credentials,
             insecure,

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x61ttune/v1/policy.proto\x12\tattune.v1\"T\n\x05\x43heck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x0e\n\x06\x66igure\x18\x03 \x01(\x01\x12\r\n\x05limit\x18\x04 \x01(\x01\x12\x0e\n\x06reason\x18\x05 \x01(\t\"T\n\x07Verdict\x12\x0e\n\x06passed\x18\x01 \x01(\x08\x12 \n\x06\x63hecks\x18\x02 \x03(\x0b\x32\x10.attune.v1.Check\x12\x17\n\x0f\x63reated_unix_ms\x18\x03 \x01(\x03\"\xb2\x01\n\x06Policy\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x0f\n\x07persona\x18\x02 \x01(\t\x12\x17\n\x0f\x62\x61se_model_hash\x18\x03 \x01(\t\x12\x18\n\x10parent_policy_id\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x61taset_ids\x18\x05 \x03(\t\x12\x17\n\x0f\x63reated_unix_ms\x18\x06 \x01(\x03\x12#\n\x07verdict\x18\x07 \x01(\x0b\x32\x12.attune.v1.Verdict\"&\n\x13ListPoliciesRequest\x12\x0f\n\x07persona\x18\x01 \x01(\t\";\n\x14ListPoliciesResponse\x12#\n\x08policies\x18\x01 \x03(\x0b\x32\x11.attune.v1.Policy\")\n\x05Share\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\"\x85\x01\n\x07Rollout\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07persona\x18\x02 \x01(\t\x12 \n\x06shares\x18\x03 \x03(\x0b\x32\x10.attune.v1.Share\x12\x0e\n\x06\x61uthor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x17\n\x0f\x63reated_unix_ms\x18\x06 \x01(\x03\"$\n\x11GetRolloutRequest\x12\x0f\n\x07persona\x18\x01 \x01(\t\"^\n\x12GetRolloutResponse\x12#\n\x07\x63urrent\x18\x01 \x01(\x0b\x32\x12.attune.v1.Rollout\x12#\n\x07history\x18\x02 \x03(\x0b\x32\x12.attune.v1.Rollout\"E\n\x0fRollBackRequest\x12\x0f\n\x07persona\x18\x01 \x01(\t\x12\x11\n\tpolicy_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"7\n\x10RollBackResponse\x12#\n\x07\x63urrent\x18\x01 \x01(\x0b\x32\x12.attune.v1.Rollout2\xf0\x01\n\rPolicyService\x12O\n\x0cListPolicies\x12\x1e.attune.v1.ListPoliciesRequest\x1a\x1f.attune.v1.ListPoliciesResponse\x12I\n\nGetRollout\x12\x1c.attune.v1.GetRolloutRequest\x1a\x1d.attune.v1.GetRolloutResponse\x12\x43\n\x08RollBack\x12\x1a.attune.v1.RollBackRequest\x1a\x1b.attune.v1.RollBackResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x61ttune/v1/policy.proto\x12\tattune.v1\"T\n\x05\x43heck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x0e\n\x06\x66igure\x18\x03 \x01(\x01\x12\r\n\x05limit\x18\x04 \x01(\x01\x12\x0e\n\x06reason\x18\x05 \x01(\t\"T\n\x07Verdict\x12\x0e\n\x06passed\x18\x01 \x01(\x08\x12 \n\x06\x63hecks\x18\x02 \x03(\x0b\x32\x10.attune.v1.Check\x12\x17\n\x0f\x63reated_unix_ms\x18\x03 \x01(\x03\"\xcb\x01\n\x06Policy\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x0f\n\x07persona\x18\x02 \x01(\t\x12\x17\n\x0f\x62\x61se_model_hash\x18\x03 \x01(\t\x12\x18\n\x10parent_policy_id\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x61taset_ids\x18\x05 \x03(\t\x12\x17\n\x0f\x63reated_unix_ms\x18\x06 \x01(\x03\x12#\n\x07verdict\x18\x07 \x01(\x0b\x32\x12.attune.v1.Verdict\x12\x17\n\x0f\x61waits_approval\x18\x08 \x01(\x08\"J\n\x14\x41pprovePolicyRequest\x12\x0f\n\x07persona\x18\x01 \x01(\t\x12\x11\n\tpolicy_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"<\n\x15\x41pprovePolicyResponse\x12#\n\x07\x63urrent\x18\x01 \x01(\x0b\x32\x12.attune.v1.Rollout\"&\n\x13ListPoliciesRequest\x12\x0f\n\x07persona\x18\x01 \x01(\t\";\n\x14ListPoliciesResponse\x12#\n\x08policies\x18\x01 \x03(\x0b\x32\x11.attune.v1.Policy\")\n\x05Share\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\"\x85\x01\n\x07Rollout\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07persona\x18\x02 \x01(\t\x12 \n\x06shares\x18\x03 \x03(\x0b\x32\x10.attune.v1.Share\x12\x0e\n\x06\x61uthor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x17\n\x0f\x63reated_unix_ms\x18\x06 \x01(\x03\"$\n\x11GetRolloutRequest\x12\x0f\n\x07persona\x18\x01 \x01(\t\"^\n\x12GetRolloutResponse\x12#\n\x07\x63urrent\x18\x01 \x01(\x0b\x32\x12.attune.v1.Rollout\x12#\n\x07history\x18\x02 \x03(\x0b\x32\x12.attune.v1.Rollout\"E\n\x0fRollBackRequest\x12\x0f\n\x07persona\x18\x01 \x01(\t\x12\x11\n\tpolicy_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"7\n\x10RollBackResponse\x12#\n\x07\x63urrent\x18\x01 \x01(\x0b\x32\x12.attune.v1.Rollout2\xc4\x02\n\rPolicyService\x12O\n\x0cListPolicies\x12\x1e.attune.v1.ListPoliciesRequest\x1a\x1f.attune.v1.ListPoliciesResponse\x12I\n\nGetRollout\x12\x1c.attune.v1.GetRolloutRequest\x1a\x1d.attune.v1.GetRolloutResponse\x12R\n\rApprovePolicy\x12\x1f.attune.v1.ApprovePolicyRequest\x1a .attune.v1.ApprovePolicyResponse\x12\x43\n\x08RollBack\x12\x1a.attune.v1.RollBackRequest\x1a\x1b.attune.v1.RollBackResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,23 +36,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERDICT']._serialized_start=123
   _globals['_VERDICT']._serialized_end=207
   _globals['_POLICY']._serialized_start=210
-  _globals['_POLICY']._serialized_end=388
-  _globals['_LISTPOLICIESREQUEST']._serialized_start=390
-  _globals['_LISTPOLICIESREQUEST']._serialized_end=428
-  _globals['_LISTPOLICIESRESPONSE']._serialized_start=430
-  _globals['_LISTPOLICIESRESPONSE']._serialized_end=489
-  _globals['_SHARE']._serialized_start=491
-  _globals['_SHARE']._serialized_end=532
-  _globals['_ROLLOUT']._serialized_start=535
-  _globals['_ROLLOUT']._serialized_end=668
-  _globals['_GETROLLOUTREQUEST']._serialized_start=670
-  _globals['_GETROLLOUTREQUEST']._serialized_end=706
-  _globals['_GETROLLOUTRESPONSE']._serialized_start=708
-  _globals['_GETROLLOUTRESPONSE']._serialized_end=802
-  _globals['_ROLLBACKREQUEST']._serialized_start=804
-  _globals['_ROLLBACKREQUEST']._serialized_end=873
-  _globals['_ROLLBACKRESPONSE']._serialized_start=875
-  _globals['_ROLLBACKRESPONSE']._serialized_end=930
-  _globals['_POLICYSERVICE']._serialized_start=933
-  _globals['_POLICYSERVICE']._serialized_end=1173
+  _globals['_POLICY']._serialized_end=413
+  _globals['_APPROVEPOLICYREQUEST']._serialized_start=415
+  _globals['_APPROVEPOLICYREQUEST']._serialized_end=489
+  _globals['_APPROVEPOLICYRESPONSE']._serialized_start=491
+  _globals['_APPROVEPOLICYRESPONSE']._serialized_end=551
+  _globals['_LISTPOLICIESREQUEST']._serialized_start=553
+  _globals['_LISTPOLICIESREQUEST']._serialized_end=591
+  _globals['_LISTPOLICIESRESPONSE']._serialized_start=593
+  _globals['_LISTPOLICIESRESPONSE']._serialized_end=652
+  _globals['_SHARE']._serialized_start=654
+  _globals['_SHARE']._serialized_end=695
+  _globals['_ROLLOUT']._serialized_start=698
+  _globals['_ROLLOUT']._serialized_end=831
+  _globals['_GETROLLOUTREQUEST']._serialized_start=833
+  _globals['_GETROLLOUTREQUEST']._serialized_end=869
+  _globals['_GETROLLOUTRESPONSE']._serialized_start=871
+  _globals['_GETROLLOUTRESPONSE']._serialized_end=965
+  _globals['_ROLLBACKREQUEST']._serialized_start=967
+  _globals['_ROLLBACKREQUEST']._serialized_end=1036
+  _globals['_ROLLBACKRESPONSE']._serialized_start=1038
+  _globals['_ROLLBACKRESPONSE']._serialized_end=1093
+  _globals['_POLICYSERVICE']._serialized_start=1096
+  _globals['_POLICYSERVICE']._serialized_end=1420
 # @@protoc_insertion_point(module_scope)

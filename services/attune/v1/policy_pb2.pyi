@@ -93,6 +93,7 @@ class Policy(_message.Message):
     DATASET_IDS_FIELD_NUMBER: _builtins.int
     CREATED_UNIX_MS_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
+    AWAITS_APPROVAL_FIELD_NUMBER: _builtins.int
     policy_id: _builtins.str
     persona: _builtins.str
     base_model_hash: _builtins.str
@@ -100,6 +101,8 @@ class Policy(_message.Message):
     parent_policy_id: _builtins.str
     """The policy that training continued from; empty when it started from the base."""
     created_unix_ms: _builtins.int
+    awaits_approval: _builtins.bool
+    """It passed the gate and waits for ApprovePolicy."""
     @_builtins.property
     def dataset_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -116,14 +119,62 @@ class Policy(_message.Message):
         dataset_ids: _abc.Iterable[_builtins.str] | None = ...,
         created_unix_ms: _builtins.int = ...,
         verdict: Global___Verdict | None = ...,
+        awaits_approval: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model_hash", b"base_model_hash", "created_unix_ms", b"created_unix_ms", "dataset_ids", b"dataset_ids", "parent_policy_id", b"parent_policy_id", "persona", b"persona", "policy_id", b"policy_id", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaits_approval", b"awaits_approval", "base_model_hash", b"base_model_hash", "created_unix_ms", b"created_unix_ms", "dataset_ids", b"dataset_ids", "parent_policy_id", b"parent_policy_id", "persona", b"persona", "policy_id", b"policy_id", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Policy: _TypeAlias = Policy  # noqa: Y015
+
+@_typing.final
+class ApprovePolicyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERSONA_FIELD_NUMBER: _builtins.int
+    POLICY_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    persona: _builtins.str
+    """Empty for the default persona."""
+    policy_id: _builtins.str
+    reason: _builtins.str
+    """Kept in the log. At most 1,000 characters."""
+    def __init__(
+        self,
+        *,
+        persona: _builtins.str = ...,
+        policy_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["persona", b"persona", "policy_id", b"policy_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApprovePolicyRequest: _TypeAlias = ApprovePolicyRequest  # noqa: Y015
+
+@_typing.final
+class ApprovePolicyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURRENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def current(self) -> Global___Rollout: ...
+    def __init__(
+        self,
+        *,
+        current: Global___Rollout | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["current", b"current"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current", b"current"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApprovePolicyResponse: _TypeAlias = ApprovePolicyResponse  # noqa: Y015
 
 @_typing.final
 class ListPoliciesRequest(_message.Message):

@@ -44,6 +44,11 @@ class PolicyServiceStub:
                 request_serializer=attune_dot_v1_dot_policy__pb2.GetRolloutRequest.SerializeToString,
                 response_deserializer=attune_dot_v1_dot_policy__pb2.GetRolloutResponse.FromString,
                 _registered_method=True)
+        self.ApprovePolicy = channel.unary_unary(
+                '/attune.v1.PolicyService/ApprovePolicy',
+                request_serializer=attune_dot_v1_dot_policy__pb2.ApprovePolicyRequest.SerializeToString,
+                response_deserializer=attune_dot_v1_dot_policy__pb2.ApprovePolicyResponse.FromString,
+                _registered_method=True)
         self.RollBack = channel.unary_unary(
                 '/attune.v1.PolicyService/RollBack',
                 request_serializer=attune_dot_v1_dot_policy__pb2.RollBackRequest.SerializeToString,
@@ -68,6 +73,13 @@ class PolicyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ApprovePolicy(self, request, context):
+        """Lets a policy that passed the gate meet users, where its persona wants a person to say so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RollBack(self, request, context):
         """Gives all traffic back to an earlier policy, as a new entry of the rollout log.
         """
@@ -87,6 +99,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.GetRollout,
                     request_deserializer=attune_dot_v1_dot_policy__pb2.GetRolloutRequest.FromString,
                     response_serializer=attune_dot_v1_dot_policy__pb2.GetRolloutResponse.SerializeToString,
+            ),
+            'ApprovePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApprovePolicy,
+                    request_deserializer=attune_dot_v1_dot_policy__pb2.ApprovePolicyRequest.FromString,
+                    response_serializer=attune_dot_v1_dot_policy__pb2.ApprovePolicyResponse.SerializeToString,
             ),
             'RollBack': grpc.unary_unary_rpc_method_handler(
                     servicer.RollBack,
@@ -148,6 +165,33 @@ class PolicyService:
             '/attune.v1.PolicyService/GetRollout',
             attune_dot_v1_dot_policy__pb2.GetRolloutRequest.SerializeToString,
             attune_dot_v1_dot_policy__pb2.GetRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApprovePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/attune.v1.PolicyService/ApprovePolicy',
+            attune_dot_v1_dot_policy__pb2.ApprovePolicyRequest.SerializeToString,
+            attune_dot_v1_dot_policy__pb2.ApprovePolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

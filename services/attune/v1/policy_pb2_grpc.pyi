@@ -35,6 +35,8 @@ class PolicyServiceStub:
     """A persona's policies, newest first."""
     GetRollout: _grpc.UnaryUnaryMultiCallable[_policy_pb2.GetRolloutRequest, _policy_pb2.GetRolloutResponse]
     """How a persona's traffic is shared now, and how it was before."""
+    ApprovePolicy: _grpc.UnaryUnaryMultiCallable[_policy_pb2.ApprovePolicyRequest, _policy_pb2.ApprovePolicyResponse]
+    """Lets a policy that passed the gate meet users, where its persona wants a person to say so."""
     RollBack: _grpc.UnaryUnaryMultiCallable[_policy_pb2.RollBackRequest, _policy_pb2.RollBackResponse]
     """Gives all traffic back to an earlier policy, as a new entry of the rollout log."""
 
@@ -45,6 +47,8 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     """A persona's policies, newest first."""
     GetRollout: _aio.UnaryUnaryMultiCallable[_policy_pb2.GetRolloutRequest, _policy_pb2.GetRolloutResponse]  # type: ignore[assignment]
     """How a persona's traffic is shared now, and how it was before."""
+    ApprovePolicy: _aio.UnaryUnaryMultiCallable[_policy_pb2.ApprovePolicyRequest, _policy_pb2.ApprovePolicyResponse]  # type: ignore[assignment]
+    """Lets a policy that passed the gate meet users, where its persona wants a person to say so."""
     RollBack: _aio.UnaryUnaryMultiCallable[_policy_pb2.RollBackRequest, _policy_pb2.RollBackResponse]  # type: ignore[assignment]
     """Gives all traffic back to an earlier policy, as a new entry of the rollout log."""
 
@@ -64,6 +68,14 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_policy_pb2.GetRolloutResponse, _abc.Awaitable[_policy_pb2.GetRolloutResponse]]:
         """How a persona's traffic is shared now, and how it was before."""
+
+    @_abc_1.abstractmethod
+    def ApprovePolicy(
+        self,
+        request: _policy_pb2.ApprovePolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_pb2.ApprovePolicyResponse, _abc.Awaitable[_policy_pb2.ApprovePolicyResponse]]:
+        """Lets a policy that passed the gate meet users, where its persona wants a person to say so."""
 
     @_abc_1.abstractmethod
     def RollBack(
