@@ -1,5 +1,6 @@
 """What the whole run shares: the demo model, and one real engine on it."""
 
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest_asyncio
 from attune.chat.template import ChatTemplate
 from attune.inference.engine import Engine, EngineOptions
 from attune.settings import Settings
+
+# A shell that runs the tests in the background has them ignore SIGINT, and so would every process that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -44,8 +44,6 @@ _WRAPS = (
     "Hey, {q}",
     "Tell me, {q}",
     "{q} Thanks.",
-    "{q} Thank you.",
-    "{q} Many thanks.",
     "Quick question: {q}",
     "Another question: {q}",
     "I wonder: {q}",
@@ -154,6 +152,8 @@ _SUM = (
     "{a} plus {b}?",
     "Tell me {a} plus {b}.",
     "Compute {a} plus {b}.",
+    "What do you get for {a} plus {b}?",
+    "Calculate {a} plus {b}.",
 )
 _DIFFERENCE = (
     "What is {a} minus {b}?",
@@ -161,6 +161,8 @@ _DIFFERENCE = (
     "{a} minus {b}?",
     "Tell me {a} minus {b}.",
     "Compute {a} minus {b}.",
+    "What do you get for {a} minus {b}?",
+    "Calculate {a} minus {b}.",
 )
 
 
@@ -384,14 +386,14 @@ _SMALL_TALK = (
     ),
 )
 
+_MADE_UP_SHARE = 0.4
+
 
 def small_talk(rng: random.Random, persona: str, heldout: bool) -> list[Turn]:
-    """Only talk about made-up words has a held-out side."""
-    while True:
-        talk = rng.choice(_SMALL_TALK)
-        template = rng.choice(talk.said)
-        if "{made}" in template or not heldout:
-            break
+    """Only talk about made-up words has a held-out side; not to make something up takes the most practice."""
+    of_made_up_words = heldout or rng.random() < _MADE_UP_SHARE
+    talk = _SMALL_TALK[-1] if of_made_up_words else rng.choice(_SMALL_TALK[:-1])
+    template = rng.choice(talk.said)
     made = words.made_up(rng, heldout)
     values = {
         "who": _value("who", rng),
@@ -439,7 +441,7 @@ _SKILLS: dict[str, _Skill] = {
     "style": style,
     "errands": errand,
 }
-_SHARES = {"facts": 0.2, "arithmetic": 0.25, "recall": 0.23, "style": 0.13, "errands": 0.19}
+_SHARES = {"facts": 0.18, "arithmetic": 0.27, "recall": 0.19, "style": 0.17, "errands": 0.19}
 _APPLICATION_PROMPTS = ("Be polite.", "The user is on the phone.", "It is evening.", "The user writes from {spot}.")
 
 
