@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ from attune import errors, rpc
 from attune.errors import AttuneError, FailedPrecondition, InvalidInput, ResourceExhausted
 from attune.v1 import chat_pb2, chat_pb2_grpc
 from tests.inference.waiting import eventually
+from tests.keyed import key_store, keyed_channel
 
 SECRET = "what the caller wrote"
 
@@ -52,13 +54,14 @@ async def _act(what: str, context: Any) -> None:
 
 
 @pytest_asyncio.fixture
-async def channel() -> AsyncIterator[grpc.aio.Channel]:
-    server = rpc.build_server(max_message_bytes=1 << 16)
+async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
+    store, api_key = key_store(tmp_path)
+    server = rpc.build_server(store, max_message_bytes=1 << 16)
     chat_pb2_grpc.add_ChatServiceServicer_to_server(Handlers(), server)
     rpc.add_reflection(server, ["attune.v1.ChatService"])
     port = rpc.bind(server, "127.0.0.1", 0)
     await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    async with keyed_channel(f"127.0.0.1:{port}", api_key) as channel:
         yield channel
     await server.stop(0)
 
@@ -158,8 +161,9 @@ async def test_reflection_lists_the_services_and_refuses_garbage(channel: grpc.a
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_port_is_never_shared() -> None:
-    one, other = rpc.build_server(max_message_bytes=1 << 16), rpc.build_server(max_message_bytes=1 << 16)
+async def test_a_port_is_never_shared(tmp_path: Path) -> None:
+    store, _ = key_store(tmp_path)
+    one, other = rpc.build_server(store, max_message_bytes=1 << 16), rpc.build_server(store, max_message_bytes=1 << 16)
     port = rpc.bind(one, "127.0.0.1", 0)
     with pytest.raises(FailedPrecondition, match=f"cannot listen on 127.0.0.1:{port}"):
         rpc.bind(other, "127.0.0.1", port)

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from grpc_reflection.v1alpha import reflection
 
 from attune import metrics
+from attune.access import CALLER, Authenticator, admit
 from attune.errors import (
     AttuneError,
     DeadlineExceeded,
@@ -34,13 +35,15 @@ _DEADLINE_SLACK_SECONDS = 0.05
 _Behaviour = Callable[[Any, Any], Any]
 
 
-def build_server(*, max_message_bytes: int, max_streams_per_connection: int = 1024) -> grpc.aio.Server:
-    """A server that finds dead clients, refuses large messages and answers every error by errors.STATUS.
+def build_server(
+    authenticator: Authenticator, *, max_message_bytes: int, max_streams_per_connection: int = 1024
+) -> grpc.aio.Server:
+    """A server that knows callers, finds dead clients, refuses large messages and answers every error by errors.STATUS.
 
     Must be called in a running event loop. Two servers never share a port.
     """
     return grpc.aio.server(
-        interceptors=[_Border()],
+        interceptors=[_Border(authenticator)],
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_concurrent_streams", max_streams_per_connection),
@@ -79,10 +82,15 @@ class _Malformed:
 class _Border(grpc.aio.ServerInterceptor):
     """Wraps deserialiser and handler of every method.
 
+    A caller without the right to a method is refused before anything of the request is looked at.
+
     AttuneError becomes its status; malformed bytes INVALID_ARGUMENT; anything else INTERNAL, without its text. A
     cancellation that did not come from the caller becomes UNAVAILABLE: escaping, it would leave the caller waiting
     for its deadline.
     """
+
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
@@ -97,8 +105,15 @@ class _Border(grpc.aio.ServerInterceptor):
         )
         behaviour = getattr(handler, "_".join(kinds))
         wrap = getattr(grpc, f"{'_'.join(kinds)}_rpc_method_handler")
+        credential = next(
+            (value for name, value in handler_call_details.invocation_metadata if name == "authorization"), None
+        )
+
+        def enter() -> None:
+            CALLER.set(admit(self._authenticator, method, credential))
+
         wrapped: grpc.RpcMethodHandler[Any, Any] = wrap(
-            _guard(behaviour, method, request_streaming=handler.request_streaming),
+            _guard(behaviour, method, enter, request_streaming=handler.request_streaming),
             request_deserializer=_tolerant(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
@@ -115,10 +130,11 @@ def _tolerant(deserialise: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return read
 
 
-def _guard(behaviour: _Behaviour, method: str, *, request_streaming: bool) -> _Behaviour:
+def _guard(behaviour: _Behaviour, method: str, enter: Callable[[], None], *, request_streaming: bool) -> _Behaviour:
     async def call(request: Any, context: Any) -> Any:
         status = "OK"
         try:
+            enter()
             outcome = behaviour(_checked_stream(request) if request_streaming else _checked(request), context)
             if not inspect.isasyncgen(outcome):
                 return await outcome

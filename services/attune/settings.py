@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from attune.errors import AttuneError
 
 PREFIX = "ATTUNE_"
+NOT_A_SETTING = "ATTUNE_API_KEY"  # what commands present to a server
 _DEMO = Path(__file__).parent / "rehearsal" / "demo"
 
 
@@ -33,8 +34,22 @@ class InferenceSettings(_Section):
     metrics_port: int = Field(9101, ge=0, le=65535, description="Prometheus page; 0 takes a free port.")
     max_concurrent_requests: int = Field(256, ge=1, le=65536, description="Chat calls at once; more are refused.")
     max_message_bytes: int = Field(1 << 20, ge=1 << 12, le=1 << 26, description="Largest gRPC message taken, bytes.")
+    max_concurrent_tokens: int = Field(
+        1 << 20, ge=1, description="Tokens that running chat calls may read and write together; more are refused."
+    )
+    idempotency_hours: float = Field(
+        24, gt=0, le=8760, description="How long an answer is kept under the client's request id."
+    )
+    idempotency_answers: int = Field(100_000, ge=1, description="Most answers kept; the oldest go first.")
     grace_seconds: float = Field(10, ge=0, le=600, description="How long running streams may go on after SIGTERM.")
     feedback_token_days: float = Field(30, gt=0, le=3650, description="How long a feedback token is good for.")
+
+
+class TenantSettings(_Section):
+    """One tenant: `[tenants.acme]`."""
+
+    store: bool = Field(True, description="Whether exchanges are stored where a request does not say.")
+    train: bool = Field(True, description="Whether policies may learn from them where a request does not say.")
 
 
 class EngineSettings(_Section):
@@ -55,6 +70,10 @@ class EngineSettings(_Section):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="Number format of the weights; auto: as they were saved."
     )
+    tool_parser: str = Field(
+        "hermes", description="How the model writes tool calls, by vLLM's names; empty: it cannot."
+    )
+    reasoning_parser: str = Field("", description="How it marks its thoughts, by vLLM's names; empty: it has none.")
 
 
 class EventLogSettings(_Section):
@@ -165,6 +184,7 @@ class Settings(_Section):
     trainer: TrainerSettings = TrainerSettings()
     rollout: RolloutSettings = RolloutSettings()
     supervisor: SupervisorSettings = SupervisorSettings()
+    tenants: dict[str, TenantSettings] = Field({}, description="What holds for a tenant, by its name.")
 
     @field_validator("data")
     @classmethod
@@ -201,7 +221,7 @@ def load_settings(config: Path | None, environment: dict[str, str] | None = None
             raise SettingsError(f"{config}: not valid TOML: {error}") from None
     overridden: dict[tuple[str, ...], str] = {}
     for name, text in (os.environ if environment is None else environment).items():
-        if name.startswith(PREFIX):
+        if name.startswith(PREFIX) and name != NOT_A_SETTING:
             path = tuple(name.removeprefix(PREFIX).lower().split("__"))
             _put(values, path, _value(text), name)
             overridden[path] = name

@@ -7,7 +7,7 @@ import pytest
 
 from attune.v1 import event_pb2
 from tests.aggregator.plant import Plant
-from tests.lake.events import NOW_UNIX_MS, response_event, thumb_event
+from tests.lake.events import NOW_UNIX_MS, PLAIN, response_event, thumb_event
 
 UP, DOWN = event_pb2.THUMB_UP, event_pb2.THUMB_DOWN
 DAY_MS = 86_400_000
@@ -37,8 +37,8 @@ def test_a_row_carries_what_a_learner_needs(plant: Plant) -> None:
         "end_user": "user-3",
         "turn": 1,
         "messages": [
-            {"role": "system", "content": "Be brief."},
-            {"role": "user", "content": "Call a cab, please. 3"},
+            {"role": "system", "content": "Be brief.", **PLAIN},
+            {"role": "user", "content": "Call a cab, please. 3", **PLAIN},
         ],
         "prompt_token_ids": [1, 2, 3],
         "output_token_ids": [4_000_000_000, 5],
@@ -88,9 +88,9 @@ def test_what_was_taken_back_is_out_and_may_come_again(plant: Plant) -> None:
     assert len(rows(plant)) == 1
 
 
-def test_a_retraction_without_a_signal_takes_the_thumb_back(plant: Plant) -> None:
+def test_a_retraction_without_a_value_takes_the_thumb_back(plant: Plant) -> None:
     retraction = thumb_event(4, 1, revision=1, retracted=True)
-    retraction.ClearField("thumb")
+    retraction.thumb = event_pb2.THUMB_UNSPECIFIED
     plant.append(response_event(1), thumb_event(2, 1), retraction)
     assert left_out(plant) == {"retracted": 1}
 

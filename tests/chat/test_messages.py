@@ -20,7 +20,7 @@ def test_plain_and_typed_messages_are_each_others_inverse() -> None:
 
 def test_an_unknown_role_at_rest_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"messages\[0\] has an unknown role"):
-        typed_messages([{"role": "tool", "content": "a"}])
+        typed_messages([{"role": "oracle", "content": "a"}])
 
 
 def test_a_refusal_names_the_message() -> None:

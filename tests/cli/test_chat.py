@@ -4,6 +4,7 @@ import pty
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -11,6 +12,7 @@ import pytest_asyncio
 from attune.v1 import event_pb2
 from tests.client import scripted_server
 from tests.client.scripted_server import ScriptedChat
+from tests.keyed import key_store
 
 DEADLINE_SECONDS = 20
 INTERRUPT = b"\x03"
@@ -23,8 +25,10 @@ def servicer() -> ScriptedChat:
 
 
 @pytest_asyncio.fixture
-async def address(servicer: ScriptedChat) -> AsyncIterator[str]:
-    server, address = await scripted_server.start(servicer)
+async def address(servicer: ScriptedChat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
+    store, api_key = key_store(tmp_path)
+    monkeypatch.setenv("ATTUNE_API_KEY", api_key)
+    server, address = await scripted_server.start(servicer, store)
     yield address
     await server.stop(None)
 

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -14,9 +15,11 @@ from attune.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from attune.personas.api_keys import KeyStore
 from attune.v1 import event_pb2
 from tests.client import scripted_server
 from tests.client.scripted_server import ScriptedChat
+from tests.keyed import key_store
 
 
 @pytest.fixture
@@ -24,16 +27,26 @@ def servicer() -> ScriptedChat:
     return ScriptedChat()
 
 
+@pytest.fixture
+def keys(tmp_path: Path) -> tuple[KeyStore, str]:
+    return key_store(tmp_path)
+
+
+@pytest.fixture
+def api_key(keys: tuple[KeyStore, str]) -> str:
+    return keys[1]
+
+
 @pytest_asyncio.fixture
-async def address(servicer: ScriptedChat) -> AsyncIterator[str]:
-    server, address = await scripted_server.start(servicer)
+async def address(servicer: ScriptedChat, keys: tuple[KeyStore, str]) -> AsyncIterator[str]:
+    server, address = await scripted_server.start(servicer, keys[0])
     yield address
     await server.stop(None)
 
 
 @pytest_asyncio.fixture
-async def client(address: str) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(address, timeout_seconds=20) as client:
+async def client(address: str, api_key: str) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(address, api_key=api_key, timeout_seconds=20) as client:
         yield client
 
 
@@ -67,9 +80,9 @@ async def test_a_stream_gives_text_as_it_comes_and_then_the_response(
     assert servicer.feedback[0].feedback_token == "token"
 
 
-async def test_the_client_for_threads_does_the_same(address: str, servicer: ScriptedChat) -> None:
+async def test_the_client_for_threads_does_the_same(address: str, api_key: str, servicer: ScriptedChat) -> None:
     def talk() -> None:
-        with Client(address, timeout_seconds=20) as client:
+        with Client(address, api_key=api_key, timeout_seconds=20) as client:
             answer = client.chat([{"role": "system", "content": "be short"}, {"role": "user", "content": "hello"}])
             assert answer.text == "hello"
             assert answer.down("too short") == "f-1"

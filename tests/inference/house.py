@@ -2,9 +2,10 @@
 
 import contextlib
 import copy
+import functools
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,25 @@ from attune.eventlog.log import FEEDBACK, RESPONSES
 from attune.eventlog.sqlite import SqliteLog
 from attune.inference.admission import Admission
 from attune.inference.capture import Hashes
-from attune.inference.chat import ChatService
-from attune.inference.engine import Engine
-from attune.inference.feedback import FeedbackService
+from attune.inference.chat import Chat
+from attune.inference.engine import Dialect, Engine
+from attune.inference.feedback import Feedback
+from attune.inference.idempotency import Idempotency
 from attune.inference.main import InferenceServer
+from attune.inference.parsing import Parsing
 from attune.inference.policies import Policies
+from attune.inference.quota import Quotas
+from attune.inference.structured import Grammars
 from attune.keys import Keys, PolicySigner
 from attune.personas import Persona, SamplingDefaults
+from attune.personas.api_keys import KeyStore
+from attune.personas.store import Personas
 from attune.registry.policies import PolicyManifest, Probe, Registry
 from attune.registry.rollouts import RolloutEntry, RolloutLog
 from attune.registry.verdict import Verdict
+from attune.settings import Settings, TenantSettings
 from attune.v1 import chat_pb2, chat_pb2_grpc, event_pb2, feedback_pb2_grpc
+from tests.keyed import key_store, keyed_channel
 
 PERSONAS = {
     "concierge": Persona(
@@ -64,6 +73,11 @@ def endless(engine: Engine) -> Engine:
     return other
 
 
+@functools.cache
+def dialect(model: Path) -> Dialect:
+    return Dialect(model, "hermes", "")
+
+
 @dataclass
 class House:
     """One service and what is behind it."""
@@ -71,7 +85,7 @@ class House:
     folder: Path
     server: InferenceServer
     grpc_server: grpc.aio.Server
-    chat: ChatService
+    chat: Chat
     policies: Policies
     log: SqliteLog
     keys: Keys
@@ -82,6 +96,8 @@ class House:
     base_model_hash: str
     channel: grpc.aio.Channel
     port: int
+    access: KeyStore
+    api_key: str
     stub: Any = field(init=False)
     feedback: Any = field(init=False)
     health: Any = field(init=False)
@@ -102,7 +118,10 @@ class House:
         *,
         max_concurrent: int = 64,
         max_log_bytes: int = 64 << 20,
+        max_tokens: int = 1 << 20,
         stall_seconds: float = 30,
+        personas: Sequence[Persona] = tuple(PERSONAS.values()),
+        tenants: Mapping[str, TenantSettings] | None = None,
     ) -> "AsyncIterator[House]":
         keys = Keys.load_or_create(folder / "keys")
         signer = PolicySigner.load_or_create(folder / "keys")
@@ -110,28 +129,41 @@ class House:
         rollouts = RolloutLog(folder / "registry")
         log = SqliteLog(folder / "spool", max_bytes=max_log_bytes, readers=["aggregator"], feedback_share=0.1)
         base_model_hash = model_hash(demo_model)
+        access, api_key = key_store(folder)
+        known = Personas(personas, "concierge")
+        idempotency = Idempotency(folder / "idempotency.sqlite", keep_hours=1, most_answers=1000)
+        grammars = Grammars(demo_model)
         policies = Policies(
-            engine, registry, rollouts, PERSONAS, base_model_hash=base_model_hash, adapters=folder / "adapters"
+            engine,
+            registry,
+            rollouts,
+            {one.name: one for one in known},
+            base_model_hash=base_model_hash,
+            adapters=folder / "adapters",
         )
-        chat = ChatService(
+        chat = Chat(
             engine=engine,
             template=template,
             policies=policies,
             log=log,
             keys=keys,
-            personas=PERSONAS,
-            default_persona="concierge",
+            personas=known,
             hashes=Hashes(base_model_hash, template.tokenizer_hash, template.hash),
-            admission=Admission(max_concurrent),
+            admission=Admission(max_concurrent, max_tokens),
+            quotas=Quotas(),
+            idempotency=idempotency,
+            parsing=Parsing(dialect(demo_model)),
+            grammars=grammars,
+            tenants=tenants or {},
             feedback_token_seconds=3600,
-            stall_seconds=stall_seconds,
         )
-        grpc_server = rpc.build_server(max_message_bytes=1 << 20)
+        grpc_server = rpc.build_server(access, max_message_bytes=1 << 20)
         port = rpc.bind(grpc_server, "127.0.0.1", 0)
-        server = InferenceServer(grpc_server, engine, policies, chat, FeedbackService(log, keys, "default"))
+        feedback = Feedback(log, keys, known, idempotency)
+        server = InferenceServer(grpc_server, engine, policies, chat, feedback, stall_seconds=stall_seconds)
         await server.open()
         try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            async with keyed_channel(f"127.0.0.1:{port}", api_key) as channel:
                 yield cls(
                     folder=folder,
                     server=server,
@@ -147,10 +179,14 @@ class House:
                     base_model_hash=base_model_hash,
                     channel=channel,
                     port=port,
+                    access=access,
+                    api_key=api_key,
                 )
         finally:
             await server.close(grace_seconds=5)
             await policies.unload_all()
+            grammars.close()
+            idempotency.close()
             log.close()
 
     def responses(self) -> list[event_pb2.ResponseEvent]:
@@ -241,8 +277,9 @@ def write_adapter(folder: Path, model: Path, *, seed: int, scale: float = 0.05) 
     return folder
 
 
-PROBE_PROMPT = (1, 283, 201, 265, 330, 81, 2, 201, 1, 298, 201)
-PROBE_OUTPUT = (43, 356, 568, 602, 332, 936, 697, 707, 16, 337)
+_TEMPLATE = ChatTemplate.load(Settings().model_folder)
+PROBE_PROMPT = tuple(_TEMPLATE.render("You are a concierge. Be brief.", user("What is the capital of France?")))
+PROBE_OUTPUT = tuple(_TEMPLATE._tokenise("Paris. My pleasure, Anna. Your cab is on its way."))
 
 
 def reference_probe(adapter: Path) -> Probe:

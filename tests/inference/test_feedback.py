@@ -35,8 +35,9 @@ async def test_a_vote_by_bare_id_needs_no_token(house: House) -> None:
 
 async def test_a_vote_is_taken_back_without_saying_which_it_was(house: House) -> None:
     token = (await house.stub.Chat(ask(), timeout=60)).responses[0].feedback_token
+    unsaid = event_pb2.THUMB_UNSPECIFIED
     await house.feedback.SubmitFeedback(
-        feedback_pb2.SubmitFeedbackRequest(feedback_token=token, retracted=True, revision=1)
+        feedback_pb2.SubmitFeedbackRequest(feedback_token=token, retracted=True, revision=1, thumb=unsaid)
     )
     (event,) = house.thumbs()
     assert event.retracted

@@ -29,7 +29,7 @@ CHAT: dict[str, tuple[chat_pb2.ChatRequest, grpc.StatusCode, str]] = {
     "no messages": (chat_pb2.ChatRequest(), INVALID, "there are no messages"),
     "unknown role": (messages((9, "a")), INVALID, "messages[0] has the role 9"),
     "no role": (messages((0, "a")), INVALID, "messages[0] has the role ROLE_UNSPECIFIED"),
-    "tool": (messages((2, "a"), (4, "b"), (2, "c")), INVALID, "messages[1] has the role ROLE_TOOL"),
+    "tool": (messages((2, "a"), (4, "b"), (2, "c")), INVALID, "messages[1] must have a tool_call_id"),
     "late system": (messages((2, "a"), (1, "b"), (2, "c")), INVALID, "messages[1] is from the system"),
     "last from the assistant": (messages((2, "a"), (3, "b")), INVALID, "the last message is from the assistant"),
     "only a system message": (messages((1, "a")), INVALID, "the last message is from the system"),

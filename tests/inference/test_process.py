@@ -19,9 +19,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from attune.eventlog.log import RESPONSES
 from attune.eventlog.sqlite import SqliteLogReader
+from attune.personas.api_keys import local_api_key
 from attune.runtime import read_endpoints
 from attune.v1 import chat_pb2_grpc, event_pb2
 from tests.inference.house import ask
+from tests.keyed import key_store, keyed_channel
 
 START_SECONDS = 180
 
@@ -68,7 +70,7 @@ async def started(data: Path, **environment: str) -> AsyncIterator[Service]:
             assert time.monotonic() < deadline, "it did not come up in time"
             await asyncio.sleep(0.1)
         port = read_endpoints(data, "inference")["grpc"]
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with keyed_channel(f"127.0.0.1:{port}", local_api_key(data)) as channel:
             stub = chat_pb2_grpc.ChatServiceStub(channel)
             yield Service(data, process, channel, stub, health_pb2_grpc.HealthStub(channel))
     finally:
@@ -166,6 +168,7 @@ async def test_kill_9_leaves_no_orphans_and_the_log_opens_clean(tmp_path: Path) 
 def test_what_it_cannot_start_with_is_said_in_a_sentence(
     tmp_path: Path, environment: dict[str, str], sentence: str
 ) -> None:
+    key_store(tmp_path)  # without one it says so first, for an address that is open to others
     ended = subprocess.run(
         [sys.executable, "-m", "attune.inference.main"],
         env={

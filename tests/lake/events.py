@@ -6,6 +6,9 @@ from attune.v1 import event_pb2
 
 NOW_UNIX_MS = 1_790_000_000_000
 
+# What a message without calls has in the tables beside its role and content.
+PLAIN = {"tool_calls": [], "tool_call_id": "", "reasoning": ""}
+
 
 def response_event(number: int, **changes: Any) -> event_pb2.ResponseEvent:
     """The response `r-<number>`: two messages, three prompt tokens, two output tokens."""

@@ -6,7 +6,7 @@ from google.protobuf.descriptor import Descriptor
 from attune.lake import tables
 from attune.lake.tables import DEAD_LETTER, FEEDBACK, RESPONSES, SCHEMAS, PoisonousRecord, Position
 from attune.v1 import event_pb2
-from tests.lake.events import NOW_UNIX_MS, response_event, thumb_event
+from tests.lake.events import NOW_UNIX_MS, PLAIN, response_event, thumb_event
 
 AT = Position("log", 0, 7)
 
@@ -38,8 +38,8 @@ def test_every_field_of_a_response_reaches_its_row() -> None:
         "consent_train": None,
         "metadata": [("app", "1.0"), ("locale", "de")],
         "messages": [
-            {"role": "system", "content": "Be brief."},
-            {"role": "user", "content": "Call a cab, please. 3"},
+            {"role": "system", "content": "Be brief.", **PLAIN},
+            {"role": "user", "content": "Call a cab, please. 3", **PLAIN},
         ],
         "prompt_token_ids": [1, 2, 3],
         "output_token_ids": [4_000_000_000, 5],
@@ -63,6 +63,11 @@ def test_every_field_of_a_response_reaches_its_row() -> None:
         "base_model_hash": "b" * 64,
         "tokenizer_hash": "t" * 64,
         "chat_template_hash": "c" * 64,
+        "tools": [],
+        "tool_choice": "auto",
+        "response_format": "text",
+        "tool_calls": [],
+        "reasoning": "",
     }
 
 
@@ -71,7 +76,11 @@ def fields(message: Descriptor) -> set[str]:
     flattened = {"header", "sampling", "timings"}
     names = set()
     for field in message.fields:
-        if field.message_type is not None and field.name in flattened:
+        if field.name in ("remark", "implicit"):  # the kind and the name say it all
+            continue
+        if field.name == "outcome":
+            names |= {"outcome_flag", "outcome_number"}
+        elif field.message_type is not None and field.name in flattened:
             names |= fields(field.message_type)
         elif field.message_type is not None and field.name == "consent":
             names |= {f"consent_{part.name}" for part in field.message_type.fields}
@@ -102,11 +111,48 @@ def test_feedback_becomes_a_row() -> None:
     assert (row["kind"], row["thumb"], row["revision"], row["comment"]) == ("thumb", "down", 2, "no")
 
 
-def test_a_retraction_needs_no_signal() -> None:
+def test_a_retraction_needs_no_value() -> None:
     event = thumb_event(5, 3, retracted=True)
-    event.ClearField("thumb")
+    event.thumb = event_pb2.THUMB_UNSPECIFIED
     row = tables.feedback_row(event.SerializeToString(), AT)
-    assert (row["kind"], row["thumb"], row["retracted"]) == (None, None, True)
+    assert (row["kind"], row["thumb"], row["retracted"]) == ("thumb", None, True)
+
+
+SIGNALS: dict[str, tuple[event_pb2.FeedbackEvent, dict[str, object]]] = {
+    "rating": (event_pb2.FeedbackEvent(rating=4), {"rating": 4}),
+    "ranking": (
+        event_pb2.FeedbackEvent(
+            ranking=event_pb2.Ranking(entries=[event_pb2.Ranking.Entry(response_id="r-3", rank=1)])
+        ),
+        {"ranking": [{"response_id": "r-3", "rank": 1}]},
+    ),
+    "correction": (
+        event_pb2.FeedbackEvent(correction=event_pb2.Correction(text="I cannot.")),
+        {"correction": "I cannot."},
+    ),
+    "annotation": (
+        event_pb2.FeedbackEvent(annotation=event_pb2.Annotation(start=3, end=7, tag="wrong", note="no")),
+        {"annotation": {"start": 3, "end": 7, "tag": "wrong", "note": "no"}},
+    ),
+    "outcome": (
+        event_pb2.FeedbackEvent(outcome=event_pb2.Outcome(name="solved", flag=False)),
+        {"outcome_flag": False, "outcome_number": None},
+    ),
+    "implicit": (event_pb2.FeedbackEvent(implicit=event_pb2.IMPLICIT_SIGNAL_COPIED), {}),
+    "remark": (event_pb2.FeedbackEvent(remark=event_pb2.Remark(), tags=["great"]), {"tags": ["great"]}),
+}
+
+
+@pytest.mark.parametrize("kind", SIGNALS)
+def test_every_kind_of_signal_has_its_columns(kind: str) -> None:
+    signal, columns = SIGNALS[kind]
+    event = thumb_event(5, 3)
+    event.ClearField("thumb")
+    event.MergeFrom(signal)
+    row = tables.feedback_row(event.SerializeToString(), AT)
+    assert row["kind"] == kind
+    assert {name: row[name] for name in columns} == columns
+    assert tables.to_arrow(FEEDBACK, [row]).to_pylist() == [row]
 
 
 def poisoned_response(field: str) -> bytes:

@@ -12,7 +12,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from attune.chat.model import model_hash
+from attune.client.authorized import Authorized
 from attune.errors import Unavailable
+from attune.personas.api_keys import local_api_key
 from attune.runtime import read_endpoints
 from attune.v1 import policy_pb2, policy_pb2_grpc
 from tests.rollout.house import House, Service
@@ -52,7 +54,7 @@ def test_the_process_promotes_survives_a_kill_and_stops_when_told(
     with grpc.insecure_channel(f"127.0.0.1:{endpoints['grpc']}") as channel:
         health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
         assert health.status == health_pb2.HealthCheckResponse.SERVING
-        stub = policy_pb2_grpc.PolicyServiceStub(channel)
+        stub = Authorized(policy_pb2_grpc.PolicyServiceStub(channel), local_api_key(house.data))
         stub.RollBack(policy_pb2.RollBackRequest(), timeout=10)
     wait_for_entries(house, [first, second, first])
     with urllib.request.urlopen(f"http://127.0.0.1:{endpoints['metrics']}/metrics", timeout=10) as page:

@@ -5,20 +5,23 @@ import pytest
 import pytest_asyncio
 
 from attune import rpc
+from attune.personas.store import Personas
 from attune.rollout.service import PolicyService
 from attune.v1 import policy_pb2, policy_pb2_grpc
+from tests.keyed import key_store, keyed_channel
 from tests.registry.adapters import BASE
 from tests.rollout.house import PERSONAS, House
 
 
 @pytest_asyncio.fixture
 async def channel(house: House) -> AsyncIterator[grpc.aio.Channel]:
-    server = rpc.build_server(max_message_bytes=1 << 16)
-    service = PolicyService(house.registry, house.log, PERSONAS, default_persona="concierge", base_model_hash=BASE)
+    store, api_key = key_store(house.data)
+    server = rpc.build_server(store, max_message_bytes=1 << 16)
+    service = PolicyService(house.registry, house.log, Personas(PERSONAS.values(), "concierge"), base_model_hash=BASE)
     policy_pb2_grpc.add_PolicyServiceServicer_to_server(service, server)
     port = rpc.bind(server, "127.0.0.1", 0)
     await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    async with keyed_channel(f"127.0.0.1:{port}", api_key) as channel:
         yield channel
     await server.stop(None)
 

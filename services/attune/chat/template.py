@@ -3,12 +3,13 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from attune.chat.messages import plain_messages
+from attune.chat.tools import function_tools
 from attune.errors import InvalidInput, NotFound
 from attune.v1 import event_pb2
 
@@ -16,6 +17,7 @@ from attune.v1 import event_pb2
 _PRIVATE_USE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
 
 _MAX_CHARACTER_BYTES = 4
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class ChatTemplate:
@@ -36,6 +38,7 @@ class ChatTemplate:
         self._parsing = _copy(tokenizer.backend_tokenizer)
         self._plain = _copy(tokenizer.backend_tokenizer)
         self._plain.encode_special_tokens = True
+        self._bytes: dict[int, bytes] | None = None
         # The most that one token adds to a text: an entry's characters are characters, or stand for bytes.
         self.max_token_bytes = _MAX_CHARACTER_BYTES * max(map(len, self._plain.get_vocab()))
         special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
@@ -62,7 +65,9 @@ class ChatTemplate:
             end_token_ids=_end_token_ids(model_folder, tokenizer.eos_token_id),
         )
 
-    def render(self, system_prompt: str, messages: Sequence[event_pb2.Message]) -> list[int]:
+    def render(
+        self, system_prompt: str, messages: Sequence[event_pb2.Message], tools: Sequence[event_pb2.Tool] = ()
+    ) -> list[int]:
         """The prompt's token ids, up to where the assistant's answer begins.
 
         A leading system message is put behind the persona's system prompt, with a blank line between. The messages
@@ -74,8 +79,9 @@ class ChatTemplate:
             conversation = conversation[1:]
         if system_prompt:
             conversation.insert(0, {"role": "system", "content": system_prompt})
-        typed = self._hide_special(conversation)
-        rendered = self._apply(conversation)
+        offered = function_tools(tools)
+        typed = self._hide_special(conversation, offered)
+        rendered = self._apply(conversation, offered)
         if not typed:
             return self._tokenise(rendered)
         parts = re.split(f"([{''.join(typed)}])", rendered)
@@ -92,11 +98,17 @@ class ChatTemplate:
         text: str = self._parsing.decode(token_ids, skip_special_tokens=False)
         return text
 
-    def _apply(self, conversation: list[dict[str, str]]) -> str:
+    def token_bytes(self, token_id: int) -> bytes:
+        """A token's own bytes; those of a part of a character are not text by themselves."""
+        if self._bytes is None:
+            self._bytes = _token_bytes(self._parsing)
+        return self._bytes.get(token_id, b"")
+
+    def _apply(self, conversation: list[dict[str, Any]], tools: list[dict[str, Any]]) -> str:
         from jinja2.exceptions import TemplateError
 
         try:
-            text: str = self._render(conversation, tokenize=False, add_generation_prompt=True)
+            text: str = self._render(conversation, tools=tools or None, tokenize=False, add_generation_prompt=True)
         except TemplateError as error:
             raise InvalidInput(f"the model's chat template refuses these messages: {error}", field="messages") from None
         return text
@@ -105,12 +117,12 @@ class ChatTemplate:
         ids: list[int] = self._parsing.encode(text, add_special_tokens=False).ids
         return ids
 
-    def _hide_special(self, conversation: list[dict[str, str]]) -> dict[str, str]:
+    def _hide_special(self, conversation: list[dict[str, Any]], tools: list[dict[str, Any]]) -> dict[str, str]:
         """Replaces special tokens' strings in place; returns what each placeholder stands for."""
         special = self._special
-        if special is None or not any(special.search(message["content"]) for message in conversation):
+        if special is None or not any(special.search(text) for text in _strings((conversation, tools))):
             return {}
-        free = _free_characters(conversation)
+        free = _free_characters(_strings((conversation, tools)))
         placeholders: dict[str, str] = {}
 
         def hide(match: re.Match[str]) -> str:
@@ -118,13 +130,55 @@ class ChatTemplate:
                 placeholders[match[0]] = next(free)
             return placeholders[match[0]]
 
-        for message in conversation:
-            message["content"] = special.sub(hide, message["content"])
+        conversation[:] = _with_strings(conversation, lambda text: special.sub(hide, text))
+        tools[:] = _with_strings(tools, lambda text: special.sub(hide, text))
         return {placeholder: text for text, placeholder in placeholders.items()}
 
 
-def _free_characters(conversation: list[dict[str, str]]) -> Iterator[str]:
-    used = set(chain.from_iterable(message["content"] for message in conversation))
+def _strings(value: Any) -> Iterator[str]:
+    """Every string in it, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from _strings([*value.keys(), *value.values()])
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _strings(each)
+
+
+def _with_strings(value: Any, change: Callable[[str], str]) -> Any:
+    """The same, with every string changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {change(name): _with_strings(each, change) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_with_strings(each, change) for each in value]
+    return value
+
+
+def _token_bytes(backend: Any) -> dict[int, bytes]:
+    """What each token stands for: byte-level vocabularies spell bytes as characters, others hold text and `<0x0A>`."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    spelt = {character: byte for byte, character in bytes_to_unicode().items()}
+    byte_level = "ByteLevel" in str(type(backend.decoder)) or "ByteLevel" in str(backend.decoder)
+    special = {token.content for token in backend.get_added_tokens_decoder().values()}
+    found = {}
+    for text, token_id in backend.get_vocab().items():
+        if text in special:
+            found[token_id] = text.encode()
+        elif byte_level:
+            found[token_id] = bytes(spelt[character] for character in text if character in spelt)
+        elif match := _BYTE_TOKEN.fullmatch(text):
+            found[token_id] = bytes([int(match[1], 16)])
+        else:
+            found[token_id] = text.replace("\u2581", " ").encode()
+    return found
+
+
+def _free_characters(texts: Iterator[str]) -> Iterator[str]:
+    used = set(chain.from_iterable(texts))
     for code in chain.from_iterable(_PRIVATE_USE):
         if chr(code) not in used:
             yield chr(code)

@@ -37,11 +37,11 @@ def server_of(config: Path | None, data: Path | None) -> tuple[str, str]:
     return address(settings.inference.host, port), settings.default_persona
 
 
-def run(server: str, persona: str, end_user: str) -> None:
+def run(server: str, persona: str, end_user: str, api_key: str) -> None:
     """Until the input ends or says /quit. Without a terminal the first error ends it."""
     console = Console(highlight=False, soft_wrap=True)
     interactive = sys.stdin.isatty() and console.is_terminal
-    with Client(server, timeout_seconds=_TIMEOUT_SECONDS) as client:
+    with Client(server, api_key=api_key, timeout_seconds=_TIMEOUT_SECONDS) as client:
         talk = Talk(client, console, persona, end_user or _login_name())
         if interactive:
             console.print(f"[bold]attune[/] [dim]{server} · /up and /down say what you think · /help[/]\n")

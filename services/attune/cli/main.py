@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from attune.cli.config import config_app
-from attune.cli.options import ConfigOption, DataOption, config_file, environment
+from attune.cli.key import key_app
+from attune.cli.options import ConfigOption, DataOption, config_file, environment, read_settings
 from attune.cli.policy import policy_app
 from attune.cli.rehearse import rehearse
 from attune.cli.train import train
@@ -57,9 +58,10 @@ def chat(
 ) -> None:
     """Talk to a persona, and say what you think of its answers with /up and /down."""
     from attune.cli.chat import run, server_of
+    from attune.personas.api_keys import local_api_key
 
     address, default_persona = (server, "") if server else server_of(config, data)
-    run(address, persona or default_persona, end_user)
+    run(address, persona or default_persona, end_user, local_api_key(read_settings(config, data).data))
 
 
 @demo_model_app.command("build")
@@ -80,6 +82,7 @@ def build_demo_model(
 app.command("train")(train)
 app.command("rehearse")(rehearse)
 app.add_typer(policy_app, name="policy")
+app.add_typer(key_app, name="key")
 app.add_typer(config_app, name="config")
 app.add_typer(demo_model_app, name="demo-model")
 

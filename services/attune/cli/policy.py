@@ -17,8 +17,9 @@ from attune.cli.options import ConfigOption, DataOption, read_settings
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from attune.client.authorized import Authorized
     from attune.settings import Settings
-    from attune.v1 import policy_pb2, policy_pb2_grpc
+    from attune.v1 import policy_pb2
 
 policy_app = typer.Typer(help="Policies: list, show, roll back, export.", no_args_is_help=True)
 
@@ -226,19 +227,21 @@ def plain(text: str, keep: str = "") -> str:
 
 
 @contextmanager
-def _service(settings: "Settings") -> "Iterator[policy_pb2_grpc.PolicyServiceStub]":
+def _service(settings: "Settings") -> "Iterator[Authorized]":
     """The running rollout service; a failed call becomes the error that the service raised."""
     import grpc
 
     from attune.cli.watch import address
+    from attune.client.authorized import Authorized
     from attune.client.errors import error_of
+    from attune.personas.api_keys import local_api_key
     from attune.runtime import read_endpoints
     from attune.v1 import policy_pb2_grpc
 
     where = address(settings.rollout.host, read_endpoints(settings.data, "rollout")["grpc"])
     with grpc.insecure_channel(where) as channel:
         try:
-            yield policy_pb2_grpc.PolicyServiceStub(channel)
+            yield Authorized(policy_pb2_grpc.PolicyServiceStub(channel), local_api_key(settings.data))
         except grpc.RpcError as failure:
             raise error_of(failure, where) from None
 

@@ -11,6 +11,7 @@ from typing import Self, Unpack
 import grpc
 import grpc.aio
 
+from attune.client.authorized import Authorized
 from attune.client.errors import Cancelled, error_of
 from attune.client.request import Messages, RequestFields, SamplingFields, chat_request, thumb_request
 from attune.client.response import FINISH_REASONS, AsyncResponse, Response, ResponseFields, Usage
@@ -158,14 +159,14 @@ class AsyncStream(_StreamState):
 
 
 class Client:
-    """Talks to one server; safe to share between threads."""
+    """Talks to one server with one API key; safe to share between threads."""
 
-    def __init__(self, address: str = "127.0.0.1:50051", *, timeout_seconds: float = 60) -> None:
+    def __init__(self, address: str = "127.0.0.1:50051", *, api_key: str = "", timeout_seconds: float = 60) -> None:
         self.address = address
         self.timeout_seconds = timeout_seconds
         self._channel = grpc.insecure_channel(address, options=_OPTIONS)
-        self._chat = chat_pb2_grpc.ChatServiceStub(self._channel)
-        self._feedback = feedback_pb2_grpc.FeedbackServiceStub(self._channel)
+        self._chat = Authorized(chat_pb2_grpc.ChatServiceStub(self._channel), api_key)
+        self._feedback = Authorized(feedback_pb2_grpc.FeedbackServiceStub(self._channel), api_key)
 
     def chat(
         self, messages: Messages, *, timeout_seconds: float | None = None, **fields: Unpack[RequestFields]
@@ -191,7 +192,7 @@ class Client:
             reply = self._feedback.SubmitFeedback(request, timeout=timeout_seconds or self.timeout_seconds)
         except grpc.RpcError as failure:
             raise error_of(failure, self.address) from None
-        return reply.feedback_id
+        return str(reply.feedback_id)
 
     def close(self) -> None:
         self._channel.close()
@@ -210,14 +211,14 @@ class Client:
 
 
 class AsyncClient:
-    """Talks to one server; to be made and used inside one running event loop."""
+    """Talks to one server with one API key; to be made and used inside one running event loop."""
 
-    def __init__(self, address: str = "127.0.0.1:50051", *, timeout_seconds: float = 60) -> None:
+    def __init__(self, address: str = "127.0.0.1:50051", *, api_key: str = "", timeout_seconds: float = 60) -> None:
         self.address = address
         self.timeout_seconds = timeout_seconds
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        self._chat = chat_pb2_grpc.ChatServiceStub(self._channel)
-        self._feedback = feedback_pb2_grpc.FeedbackServiceStub(self._channel)
+        self._chat = Authorized(chat_pb2_grpc.ChatServiceStub(self._channel), api_key)
+        self._feedback = Authorized(feedback_pb2_grpc.FeedbackServiceStub(self._channel), api_key)
 
     async def chat(
         self, messages: Messages, *, timeout_seconds: float | None = None, **fields: Unpack[RequestFields]
@@ -243,7 +244,7 @@ class AsyncClient:
             reply = await self._feedback.SubmitFeedback(request, timeout=timeout_seconds or self.timeout_seconds)
         except grpc.RpcError as failure:
             raise error_of(failure, self.address) from None
-        return reply.feedback_id
+        return str(reply.feedback_id)
 
     async def close(self) -> None:
         await self._channel.close()

@@ -3,17 +3,19 @@
 import asyncio
 import contextlib
 import itertools
+import json
 import logging
+import math
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
-from attune.errors import DeadlineExceeded, FailedPrecondition, ResourceExhausted, Unavailable
+from attune.errors import DeadlineExceeded, FailedPrecondition, InvalidInput, NotFound, ResourceExhausted, Unavailable
 from attune.v1 import event_pb2
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,9 @@ _IN_CORE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
 # The ranks that vLLM takes.
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+# Between the parts of a forced call's arguments; at will, a model may fill its answer with it.
+_MOST_WHITESPACE = 4
 
 # Requests of the engine's own (health, swap probes) that may be queued beside those that were admitted.
 _OWN_REQUESTS = 16
@@ -63,6 +68,14 @@ class Adapter:
     folder: Path
 
 
+@dataclass(frozen=True)
+class Grammar:
+    """What an answer is held to: a JSON schema, some JSON object, or the tags of a tool call in vLLM's form."""
+
+    kind: Literal["json_schema", "json_object", "structural_tag"]
+    text: str = ""
+
+
 class Generation:
     """One request in the engine: what was sampled so far, and how it ended.
 
@@ -77,6 +90,8 @@ class Generation:
         self.first_token_seconds: float | None = None
         self.token_ids: list[int] = []
         self.logprobs: list[float] = []
+        # For each token the likeliest ones, (id, logprob), best first; empty unless asked for.
+        self.top_logprobs: list[list[tuple[int, float]]] = []
         self.text = ""
         # vLLM's word: stop, length, abort, error; None while running.
         self.finish_reason: str | None = None
@@ -120,11 +135,22 @@ class Generation:
             self.first_token_seconds = self._begun_seconds + output.metrics.first_token_latency
         self.token_ids.extend(completion.token_ids)
         if completion.logprobs is not None:
-            self.logprobs.extend(completion.logprobs.logprobs)
+            self._take_logprobs(completion.logprobs)
         self.finish_reason = completion.finish_reason
         text: str = completion.text
         self.text += text
         return text
+
+    def _take_logprobs(self, flat: Any) -> None:
+        """vLLM's flat form: at each position the sampled token, then the likeliest ones, if any were asked for."""
+        if len(flat.logprobs) == len(flat.start_indices):
+            self.logprobs.extend(flat.logprobs)
+            return
+        for start, end in zip(flat.start_indices, flat.end_indices, strict=True):
+            self.logprobs.append(flat.logprobs[start])
+            top = zip(flat.token_ids[start + 1 : end], flat.logprobs[start + 1 : end], strict=True)
+            # What a grammar or top-p leaves out has no probability at all.
+            self.top_logprobs.append([(token, logprob) for token, logprob in top if math.isfinite(logprob)])
 
 
 class Engine:
@@ -148,6 +174,7 @@ class Engine:
         The starting script's main module must be guarded by `if __name__ == "__main__"`.
         """
         _prepare_environment(options)
+        from vllm.config import StructuredOutputsConfig
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -170,6 +197,8 @@ class Engine:
             max_cpu_loras=options.max_loras,
             max_lora_rank=next(rank for rank in _RANKS if rank >= options.max_lora_rank),
             logprobs_mode=LOGPROBS_MODE,
+            # Whitespace at will would let a model fill its answer with it.
+            structured_outputs_config=StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
             enable_prefix_caching=True,
             enable_log_requests=False,
             use_tqdm_on_load=False,
@@ -191,11 +220,16 @@ class Engine:
         tenant: str,
         adapter: Adapter | None,
         streaming: bool,
+        top_logprobs: int = 0,
+        grammar: Grammar | None = None,
+        keep_special: bool = False,
     ) -> Generation:
         """Begins a response; `sampling` must be resolved (chat.sampling), the adapter loaded and not yet unloaded.
 
-        Cached prefixes are shared within a tenant only. Raises ResourceExhausted when the engine's queue is full and
-        Unavailable when it is dead.
+        The logprob of each sampled token always comes, those of the likeliest `top_logprobs` beside it. With
+        `keep_special` special tokens stay in the text, for parsers that look for them. Cached prefixes are shared
+        within a tenant only. Raises ResourceExhausted when the engine's queue is full, Unavailable when it is dead, and
+        InvalidInput when no grammar can be made.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -210,8 +244,10 @@ class Engine:
             seed=sampling.seed if sampling.HasField("seed") else None,
             stop=list(sampling.stop) or None,
             ignore_eos=self._options.ignore_end,
-            logprobs=0,
+            logprobs=top_logprobs,
             flat_logprobs=True,
+            structured_outputs=None if grammar is None else _structured(grammar),
+            skip_special_tokens=not keep_special,
             output_kind=RequestOutputKind.DELTA if streaming else RequestOutputKind.FINAL_ONLY,
             skip_clone=True,
         )
@@ -353,6 +389,9 @@ class Engine:
         except Exception as error:
             if self.dead:
                 raise Unavailable("the engine has died; it is being restarted", retry_after_seconds=10) from error
+            if parameters.structured_outputs is not None and isinstance(error, ValueError):
+                # What a grammar cannot express; vLLM's own words may quote the schema.
+                raise InvalidInput("no grammar can be made of this schema", field="response_format") from None
             raise
         if state := self._llm.output_processor.request_states.get(queue.request_id):
             # vLLM would look up the text of each sampled token for its logprob, at a third of the front end's time.
@@ -391,6 +430,67 @@ class _Moves:
                 pass
 
         return StepLogger
+
+
+class Dialect:
+    """How a model writes tool calls and thoughts: vLLM's parsers for it, by the names that vLLM gives them.
+
+    Raises NotFound for a name that vLLM does not know.
+    """
+
+    def __init__(self, model: Path, tool_parser: str, reasoning_parser: str) -> None:
+        from transformers import AutoTokenizer
+        from vllm.reasoning import ReasoningParserManager
+        from vllm.tool_parsers import ToolParserManager
+
+        self._tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+        try:
+            self._tools = ToolParserManager.get_tool_parser(tool_parser) if tool_parser else None
+            self._reasoning = (
+                ReasoningParserManager.get_reasoning_parser(reasoning_parser) if reasoning_parser else None
+            )
+        except KeyError as error:
+            raise NotFound(f"vLLM has no such parser: {error.args[0]}") from None
+
+    def request(self, tools: Sequence[dict[str, Any]], choice: Any) -> Any:
+        """What vLLM's parsers want to see: an OpenAI request with these tools."""
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+        return ChatCompletionRequest(messages=[], tools=list(tools) or None, tool_choice=choice if tools else "none")
+
+    def tool_parser(self, request: Any) -> Any:
+        """A parser for one answer; None when the model has none."""
+        return None if self._tools is None else self._tools(self._tokenizer, request.tools)
+
+    def reasoning_parser(self) -> Any:
+        """A parser for one answer; None when the model does not think aloud."""
+        return None if self._reasoning is None else self._reasoning(self._tokenizer)
+
+    def forced_call(self, tools: Sequence[dict[str, Any]], choice: Any) -> Grammar:
+        """A grammar that leaves only calls of these tools; raises FailedPrecondition when the model's form has none."""
+        strict = [{**tool, "function": {**tool["function"], "strict": True}} for tool in tools]
+        request = self.request(strict, choice)
+        parser = self.tool_parser(request)
+        tag = None if parser is None else parser.get_structural_tag(request)
+        if tag is None:
+            raise FailedPrecondition("this model cannot be made to call a tool; let tool_choice be auto")
+        form = tag.model_dump()
+        for each in form["format"].get("tags", ()):
+            if each["content"].get("type") == "json_schema":
+                each["content"]["max_whitespace_cnt"] = _MOST_WHITESPACE
+        return Grammar("structural_tag", json.dumps(form))
+
+
+def _structured(grammar: Grammar) -> Any:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    match grammar.kind:
+        case "json_schema":
+            return StructuredOutputsParams(json=grammar.text)
+        case "json_object":
+            return StructuredOutputsParams(json_object=True)
+        case "structural_tag":
+            return StructuredOutputsParams(structural_tag=grammar.text)
 
 
 def _lora_request(adapter: Adapter) -> Any:

@@ -11,25 +11,32 @@ from dataclasses import replace
 from pathlib import Path
 
 import grpc
+import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from attune import rpc
 from attune.chat.model import model_hash
 from attune.chat.template import ChatTemplate
-from attune.errors import AttuneError, NotFound, Unavailable
+from attune.errors import AttuneError, Unavailable
 from attune.eventlog.sqlite import SqliteLog
-from attune.ids import DEFAULT_TENANT
 from attune.inference.admission import Admission
 from attune.inference.capture import Hashes
-from attune.inference.chat import ChatService
-from attune.inference.engine import Engine, EngineOptions
-from attune.inference.feedback import FeedbackService
+from attune.inference.chat import Chat
+from attune.inference.chat_rpc import STALL_SECONDS, ChatService
+from attune.inference.engine import Dialect, Engine, EngineOptions
+from attune.inference.feedback import Feedback
+from attune.inference.feedback_rpc import FeedbackService
 from attune.inference.health import HealthMonitor
+from attune.inference.idempotency import Idempotency
+from attune.inference.parsing import Parsing
 from attune.inference.policies import Policies
+from attune.inference.quota import Quotas
+from attune.inference.structured import Grammars
 from attune.keys import Keys, PolicyVerifier
 from attune.logs import configure_logging
 from attune.metrics import serve_metrics
-from attune.personas import load_personas
+from attune.personas.api_keys import KeyStore
+from attune.personas.store import Personas
 from attune.registry.policies import Registry
 from attune.registry.rollouts import RolloutLog
 from attune.runtime import clear_endpoints, die_with_parent, write_endpoints
@@ -53,7 +60,7 @@ def main() -> int:
     try:
         settings = load_settings(arguments.parse_args().config)
         configure_logging("inference", settings.log_level)
-        return asyncio.run(serve(settings))
+        return uvloop.run(serve(settings))
     except AttuneError as error:
         print(error.message, file=sys.stderr)  # noqa: T201 - the last word of a process that cannot start
         return 1
@@ -69,12 +76,12 @@ async def serve(settings: Settings, *, ignore_end: bool = False) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
 
     inference = settings.inference
-    personas = load_personas(settings.personas_folder)
-    if settings.default_persona not in personas:
-        raise NotFound(f"the default persona {settings.default_persona} has no file in {settings.personas_folder}")
+    personas = Personas.load(settings.personas_folder, settings.default_persona)
     keys = Keys.load_or_create(settings.data / "keys")
     verifier = PolicyVerifier.load_or_create(settings.data / "keys")
-    server = rpc.build_server(max_message_bytes=inference.max_message_bytes)
+    access = KeyStore(settings.data / "access")
+    access.open_for(inference.host)
+    server = rpc.build_server(access, max_message_bytes=inference.max_message_bytes)
     # What is taken (ports, the event log) is found out before the engine takes its time.
     grpc_port = rpc.bind(server, inference.host, inference.grpc_port)
     metrics_port, metrics_server, metrics_thread = serve_metrics(inference.host, inference.metrics_port)
@@ -84,33 +91,45 @@ async def serve(settings: Settings, *, ignore_end: bool = False) -> int:
         readers=settings.event_log.readers,
         feedback_share=settings.event_log.feedback_share,
     )
+    idempotency = Idempotency(
+        settings.data / "idempotency.sqlite",
+        keep_hours=inference.idempotency_hours,
+        most_answers=inference.idempotency_answers,
+    )
     try:
         template = await asyncio.to_thread(ChatTemplate.load, settings.model_folder)
         base_model_hash = await asyncio.to_thread(model_hash, settings.model_folder)
+        dialect = await asyncio.to_thread(
+            Dialect, settings.model_folder, settings.engine.tool_parser, settings.engine.reasoning_parser
+        )
         engine = await Engine.start(replace(_engine_options(settings), ignore_end=ignore_end))
+        grammars = Grammars(settings.model_folder)
         try:
             policies = Policies(
                 engine,
                 Registry(settings.data / "registry", verifier),
                 RolloutLog(settings.data / "registry"),
-                personas,
+                {persona.name: persona for persona in personas},
                 base_model_hash=base_model_hash,
                 adapters=settings.data / "adapters",
             )
-            chat = ChatService(
+            chat = Chat(
                 engine=engine,
                 template=template,
                 policies=policies,
                 log=log,
                 keys=keys,
                 personas=personas,
-                default_persona=settings.default_persona,
                 hashes=Hashes(base_model_hash, template.tokenizer_hash, template.hash),
-                admission=Admission(inference.max_concurrent_requests),
+                admission=Admission(inference.max_concurrent_requests, inference.max_concurrent_tokens),
+                quotas=Quotas(),
+                idempotency=idempotency,
+                parsing=Parsing(dialect),
+                grammars=grammars,
+                tenants=settings.tenants,
                 feedback_token_seconds=inference.feedback_token_days * _DAY_SECONDS,
             )
-            feedback = FeedbackService(log, keys, DEFAULT_TENANT)
-            service = InferenceServer(server, engine, policies, chat, feedback)
+            service = InferenceServer(server, engine, policies, chat, Feedback(log, keys, personas, idempotency))
             await service.warm_up()
             await service.open()
             write_endpoints(settings.data, "inference", grpc=grpc_port, metrics=metrics_port)
@@ -121,8 +140,10 @@ async def serve(settings: Settings, *, ignore_end: bool = False) -> int:
                 clear_endpoints(settings.data, "inference")
                 await service.close(inference.grace_seconds if stopping.is_set() else 0)
         finally:
+            grammars.close()
             engine.stop()
     finally:
+        idempotency.close()
         log.close()
         metrics_server.shutdown()
         metrics_thread.join(_CLOSE_SECONDS)
@@ -137,16 +158,18 @@ class InferenceServer:
         server: grpc.aio.Server,
         engine: Engine,
         policies: Policies,
-        chat: ChatService,
-        feedback: FeedbackService,
+        chat: Chat,
+        feedback: Feedback,
+        *,
+        stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self._server = server
         self._engine = engine
         self._policies = policies
         self._chat = chat
         self._answers = health.aio.HealthServicer()
-        chat_pb2_grpc.add_ChatServiceServicer_to_server(chat, server)
-        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, server)
+        chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatService(chat, stall_seconds), server)
+        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(FeedbackService(feedback), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._answers, server)
         rpc.add_reflection(server, (_CHAT, _FEEDBACK, health.SERVICE_NAME))
 

@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from attune import metrics
-from attune.errors import AttuneError, DeadlineExceeded, FailedPrecondition, ResourceExhausted, Unavailable
+from attune.errors import (
+    AttuneError,
+    DeadlineExceeded,
+    FailedPrecondition,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from attune.ids import BASE_POLICY, policy_number
 from attune.inference.engine import Adapter, Engine
 from attune.inference.swapgate import Reading, judge_probe
@@ -109,11 +116,29 @@ class Policies:
         for name in personas:
             metrics.POLICY_IN_SERVICE.labels(name).set(0)
 
-    def lease(self, persona: str, conversation_id: str) -> Lease:
-        """Picks the policy for a conversation; the same one as long as the shares are the same."""
+    def lease(self, persona: str, conversation_id: str, *, pinned: str = "") -> Lease:
+        """Picks the policy for a conversation; the same one as long as the shares are the same.
+
+        A pinned policy is taken as it is. Raises NotFound when the persona has none of that id, and FailedPrecondition
+        when it is not in the engine.
+        """
+        if pinned:
+            return self._lease_pinned(persona, pinned)
         shares = self.serving(persona)
         policy_id = shares[0][0] if len(shares) == 1 else _pick(shares, f"{persona}\0{conversation_id}")
         return Lease(policy_id, self._loaded.get(policy_id))
+
+    def _lease_pinned(self, persona: str, policy_id: str) -> Lease:
+        if policy_id == BASE_POLICY:
+            return Lease(policy_id, None)
+        manifest = self._registry.read(policy_id)
+        wanted = self._personas[persona]
+        if (manifest.tenant, manifest.persona) != (wanted.tenant, wanted.name):
+            raise NotFound(f"no policy {policy_id}", field="policy_id")
+        loaded = self._loaded.get(policy_id)
+        if loaded is None:
+            raise FailedPrecondition(f"{policy_id} is not in the engine; only policies of the rollout are")
+        return Lease(policy_id, loaded)
 
     def serving(self, persona: str) -> tuple[tuple[str, float], ...]:
         """What new requests are answered by: (policy, its part of the traffic)."""

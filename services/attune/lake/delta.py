@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from attune.errors import Aborted, DataLoss, Unavailable
@@ -149,12 +150,22 @@ class LakeTable:
     def _open(self) -> DeltaTable:
         with _reported(self._folder):
             try:
-                return load_table(self._folder)
+                return self._with_every_column(load_table(self._folder))
             except TableNotFoundError:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 with suppress(CommitFailedError):  # another process made it first
                     DeltaTable.create(self._folder, self._schema, mode="ignore", configuration=_CONFIGURATION)
                 return load_table(self._folder)
+
+    def _with_every_column(self, handle: DeltaTable) -> DeltaTable:
+        """Adds the columns that an older version did not know; in older rows they are null."""
+        known = {field.name for field in handle.schema().fields}
+        missing = [field for field in DeltaSchema.from_arrow(self._schema).fields if field.name not in known]
+        if not missing:
+            return handle
+        with suppress(CommitFailedError):  # another process added them first
+            handle.alter.add_columns(missing)
+        return load_table(self._folder)
 
 
 def load_table(folder: Path) -> DeltaTable:

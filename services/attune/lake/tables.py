@@ -4,6 +4,7 @@ Every row knows where in which event log it stood. Delta has no unsigned integer
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ SCHEMA_VERSION = 1
 
 _LATEST_UNIX_MS = 253_402_300_800_000  # the year 10000
 _INT64 = 1 << 63
+# Of these columns a row of feedback has those of its kind.
+_SIGNAL = ("thumb", "rating", "ranking", "correction", "annotation", "outcome_flag", "outcome_number")
 _DEAD_PAYLOAD_BYTES = 1 << 20
 
 _ROLES = {
@@ -38,10 +41,42 @@ _FINISH_REASONS = {
     event_pb2.FINISH_REASON_STOP: "stop",
     event_pb2.FINISH_REASON_LENGTH: "length",
     event_pb2.FINISH_REASON_ABORTED: "aborted",
+    event_pb2.FINISH_REASON_TOOL_CALLS: "tool_calls",
 }
 _THUMBS = {event_pb2.THUMB_UP: "up", event_pb2.THUMB_DOWN: "down"}
+_AUTHORS = {
+    event_pb2.AUTHOR_UNSPECIFIED: "end_user",
+    event_pb2.AUTHOR_END_USER: "end_user",
+    event_pb2.AUTHOR_REVIEWER: "reviewer",
+    event_pb2.AUTHOR_APPLICATION: "application",
+}
+_CHOICES = {
+    event_pb2.ToolChoice.MODE_UNSPECIFIED: "auto",
+    event_pb2.ToolChoice.MODE_AUTO: "auto",
+    event_pb2.ToolChoice.MODE_NONE: "none",
+    event_pb2.ToolChoice.MODE_REQUIRED: "required",
+    event_pb2.ToolChoice.MODE_NAMED: "named",
+}
+_FORMATS = {
+    event_pb2.ResponseFormat.KIND_UNSPECIFIED: "text",
+    event_pb2.ResponseFormat.KIND_TEXT: "text",
+    event_pb2.ResponseFormat.KIND_JSON_OBJECT: "json_object",
+    event_pb2.ResponseFormat.KIND_JSON_SCHEMA: "json_schema",
+}
 
-MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_TOOL_CALLS = pa.list_(pa.struct([("id", pa.string()), ("name", pa.string()), ("arguments_json", pa.string())]))
+_TOOLS = pa.list_(pa.struct([("name", pa.string()), ("description", pa.string()), ("parameters_json", pa.string())]))
+MESSAGES = pa.list_(
+    pa.struct(
+        [
+            ("role", pa.string()),
+            ("content", pa.string()),
+            ("tool_calls", _TOOL_CALLS),
+            ("tool_call_id", pa.string()),
+            ("reasoning", pa.string()),
+        ]
+    )
+)
 
 _POSITION = [("log_id", pa.string()), ("log_partition", pa.int64()), ("log_offset", pa.int64())]
 
@@ -94,6 +129,11 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("base_model_hash", pa.string()),
             ("tokenizer_hash", pa.string()),
             ("chat_template_hash", pa.string()),
+            ("tools", _TOOLS),
+            ("tool_choice", pa.string()),
+            ("response_format", pa.string()),
+            ("tool_calls", _TOOL_CALLS),
+            ("reasoning", pa.string()),
         ]
     ),
     FEEDBACK: pa.schema(
@@ -107,8 +147,24 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("revision", pa.int64()),
             ("retracted", pa.bool_()),
             ("comment", pa.string()),
-            ("kind", pa.string()),  # absent: a retraction that names no kind
+            ("kind", pa.string()),
             ("thumb", pa.string()),
+            # What tells apart several signals of one kind; see event.proto.
+            ("name", pa.string()),
+            ("author", pa.string()),
+            ("tags", pa.list_(pa.string())),
+            ("guideline_version", pa.string()),
+            ("propensity", pa.float64()),  # absent: it was not asked for
+            ("client_feedback_id", pa.string()),
+            ("rating", pa.int64()),
+            ("ranking", pa.list_(pa.struct([("response_id", pa.string()), ("rank", pa.int64())]))),
+            ("correction", pa.string()),
+            (
+                "annotation",
+                pa.struct([("start", pa.int64()), ("end", pa.int64()), ("tag", pa.string()), ("note", pa.string())]),
+            ),
+            ("outcome_flag", pa.bool_()),
+            ("outcome_number", pa.float64()),
         ]
     ),
     DEAD_LETTER: pa.schema(
@@ -171,7 +227,14 @@ def response_row(payload: bytes, at: Position) -> dict[str, Any]:
         "consent_train": _optional(consent, "train"),
         "metadata": sorted(event.metadata.items()),
         "messages": [
-            {"role": _name(_ROLES, message.role, "role"), "content": message.content} for message in event.messages
+            {
+                "role": _name(_ROLES, message.role, "role"),
+                "content": message.content,
+                "tool_calls": _calls(message.tool_calls),
+                "tool_call_id": message.tool_call_id,
+                "reasoning": message.reasoning,
+            }
+            for message in event.messages
         ],
         "prompt_token_ids": list(event.prompt_token_ids),
         "output_token_ids": list(event.output_token_ids),
@@ -195,6 +258,14 @@ def response_row(payload: bytes, at: Position) -> dict[str, Any]:
         "base_model_hash": event.base_model_hash,
         "tokenizer_hash": event.tokenizer_hash,
         "chat_template_hash": event.chat_template_hash,
+        "tools": [
+            {"name": tool.name, "description": tool.description, "parameters_json": tool.parameters_json}
+            for tool in event.tools
+        ],
+        "tool_choice": _name(_CHOICES, event.tool_choice.mode, "tool_choice.mode"),
+        "response_format": _name(_FORMATS, event.response_format.kind, "response_format.kind"),
+        "tool_calls": _calls(event.tool_calls),
+        "reasoning": event.reasoning,
     }
     if row["consent_store"] is False:
         row |= {
@@ -207,6 +278,9 @@ def response_row(payload: bytes, at: Position) -> dict[str, Any]:
             "output_logprobs": [],
             "stop": [],
             "text": "",
+            "tools": [],
+            "tool_calls": [],
+            "reasoning": "",
         }
     return row
 
@@ -215,13 +289,11 @@ def feedback_row(payload: bytes, at: Position) -> dict[str, Any]:
     """One row of `feedback`. Raises PoisonousRecord."""
     event = event_pb2.FeedbackEvent()
     _parse(event, payload)
-    _need(event, "response_id")
     kind = event.WhichOneof("signal")
-    if kind is None and not event.retracted:
+    if kind is None:
         raise PoisonousRecord("signal is missing")
-    thumb = None
-    if kind == "thumb" and not (event.retracted and event.thumb == event_pb2.THUMB_UNSPECIFIED):
-        thumb = _name(_THUMBS, event.thumb, "thumb")
+    if not event.response_id and not event.conversation_id:
+        raise PoisonousRecord("response_id and conversation_id are missing")
     return {
         **_position(at),
         **_header(event.header),
@@ -233,8 +305,46 @@ def feedback_row(payload: bytes, at: Position) -> dict[str, Any]:
         "retracted": event.retracted,
         "comment": event.comment,
         "kind": kind,
-        "thumb": thumb,
+        "name": event.name,
+        "author": _name(_AUTHORS, event.author, "author"),
+        "tags": list(event.tags),
+        "guideline_version": event.guideline_version,
+        "propensity": _optional(event, "propensity"),
+        "client_feedback_id": event.client_feedback_id,
+        **dict.fromkeys(_SIGNAL),
+        **_signal(event, kind),
     }
+
+
+def _signal(event: event_pb2.FeedbackEvent, kind: str) -> dict[str, Any]:
+    """The columns of one kind of signal; of what is taken back the value does not count and may be missing."""
+    columns: dict[str, Any] = {}
+    match kind:
+        case "thumb":
+            if not (event.retracted and event.thumb == event_pb2.THUMB_UNSPECIFIED):
+                columns["thumb"] = _name(_THUMBS, event.thumb, "thumb")
+        case "rating":
+            if not event.retracted:
+                if not 1 <= event.rating <= 5:
+                    raise PoisonousRecord(f"rating is {event.rating}; it must be 1 to 5")
+                columns["rating"] = event.rating
+        case "ranking":
+            columns["ranking"] = [
+                {"response_id": entry.response_id, "rank": entry.rank} for entry in event.ranking.entries
+            ]
+        case "correction":
+            columns["correction"] = event.correction.text
+        case "annotation":
+            fields = ("start", "end", "tag", "note")
+            columns["annotation"] = {name: getattr(event.annotation, name) for name in fields}
+        case "outcome":
+            if value := event.outcome.WhichOneof("value"):
+                columns[f"outcome_{value}"] = getattr(event.outcome, value)
+    return columns
+
+
+def _calls(calls: Iterable[event_pb2.ToolCall]) -> list[dict[str, str]]:
+    return [{"id": call.id, "name": call.name, "arguments_json": call.arguments_json} for call in calls]
 
 
 def dead_letter_row(topic: str, key: bytes, payload: bytes, reason: str, at: Position) -> dict[str, Any]:

@@ -4,11 +4,14 @@ import hashlib
 import json
 import tomllib
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from attune.errors import AttuneError, InvalidInput
 from attune.ids import DEFAULT_TENANT, check_name
+
+FEEDBACK_TAGS = ("wrong", "unsafe", "false-promise", "too-long", "too-short", "off-topic", "rude", "great")
 
 
 class PersonaError(AttuneError):
@@ -38,6 +41,13 @@ class Persona(BaseModel):
     system_prompt: str = Field(max_length=32768)
     guidelines: str = Field("", max_length=65536, description="Markdown for reviewers: what a good response is.")
     sampling: SamplingDefaults = SamplingDefaults()
+    feedback_tags: tuple[str, ...] = Field(
+        FEEDBACK_TAGS, max_length=64, description="What feedback may be tagged with."
+    )
+
+    approval: Literal["gate", "person"] = Field(
+        "gate", description="Whether a policy that passed the gate meets users at once, or once a person says so."
+    )
 
     @property
     def version(self) -> str:

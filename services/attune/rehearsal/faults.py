@@ -35,6 +35,7 @@ from attune.client import Client
 from attune.errors import AttuneError, DeadlineExceeded, ResourceExhausted, Unavailable
 from attune.lake.audit import Audit, audit, count_ids
 from attune.lake.tables import RESPONSES
+from attune.personas.api_keys import local_api_key
 from attune.rehearsal.demo.prompts import likes, user_prompts
 from attune.runtime import read_endpoints
 
@@ -143,7 +144,9 @@ class Load:
     def _talk(self, rng: random.Random) -> None:
         while not self._stopping.is_set():
             try:
-                with Client(self._address(), timeout_seconds=_CALL_SECONDS) as client:
+                with Client(
+                    self._address(), api_key=local_api_key(self._data), timeout_seconds=_CALL_SECONDS
+                ) as client:
                     self._talk_to(client, rng)
             except _EXPECTED as error:
                 self.failures[type(error).__name__] += 1

@@ -114,7 +114,11 @@ class Rehearsal:
 
     async def run(self) -> Figures:
         """Raises an AttuneError when the ring does not start or ends by itself; a started ring is ended in any case."""
-        async with self._ring() as (ring, own), AsyncClient(ring.chat_address) as client, self._watched(ring):
+        async with (
+            self._ring() as (ring, own),
+            AsyncClient(ring.chat_address, api_key=ring.api_key) as client,
+            self._watched(ring),
+        ):
             pid_before = ring.inference_pid
             self._enter("the base model is measured", "answers to held-out questions")
             before = await self._measure(client)

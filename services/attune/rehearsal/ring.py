@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from attune.errors import AttuneError, Unavailable
+from attune.personas.api_keys import local_api_key
 from attune.runtime import read_endpoints
 
 SERVICES = ("inference", "aggregator", "trainer", "rollout")
@@ -40,6 +41,10 @@ class Ring:
     chat_address: str
     policy_address: str
     metrics_ports: Mapping[str, int]
+
+    @property
+    def api_key(self) -> str:
+        return local_api_key(self.data)
 
     @property
     def inference_pid(self) -> int:

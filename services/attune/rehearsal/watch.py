@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 from prometheus_client.parser import text_string_to_metric_families
 
+from attune.client.authorized import Authorized
 from attune.ids import BASE_POLICY
 from attune.rehearsal.figures import CheckFigures, VerdictFigures
 from attune.rehearsal.journal import Journal, RingState, Verdict
@@ -83,7 +84,7 @@ class Watcher:
     async def run(self, stopping: asyncio.Event) -> None:
         """Looks twice a second until it is to stop, and once more then."""
         async with grpc.aio.insecure_channel(self._ring.policy_address) as channel:
-            stub = policy_pb2_grpc.PolicyServiceStub(channel)
+            stub = Authorized(policy_pb2_grpc.PolicyServiceStub(channel), self._ring.api_key)
             while True:
                 last = stopping.is_set()
                 await self._look_at_policies(stub)
@@ -102,7 +103,7 @@ class Watcher:
             samples = [sample for page in pages for sample in read_samples(page)]
             self._journal.note_ring(self._now(), ring_state(samples, self._journal.voters))
 
-    async def _look_at_policies(self, stub: "policy_pb2_grpc.PolicyServiceAsyncStub") -> None:
+    async def _look_at_policies(self, stub: Authorized) -> None:
         persona = self._journal.voters
         try:
             listed = await stub.ListPolicies(policy_pb2.ListPoliciesRequest(persona=persona), timeout=_CALL_SECONDS)
@@ -153,6 +154,6 @@ def verdict_figures(policy: policy_pb2.Policy) -> VerdictFigures:
 async def list_policies(ring: Ring, persona: str) -> list[policy_pb2.Policy]:
     """A persona's policies, oldest first."""
     async with grpc.aio.insecure_channel(ring.policy_address) as channel:
-        stub = policy_pb2_grpc.PolicyServiceStub(channel)
+        stub = Authorized(policy_pb2_grpc.PolicyServiceStub(channel), ring.api_key)
         listed = await stub.ListPolicies(policy_pb2.ListPoliciesRequest(persona=persona), timeout=_CALL_SECONDS)
         return list(reversed(listed.policies))

@@ -11,11 +11,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from attune import rpc
 from attune.chat.model import model_hash
-from attune.errors import AttuneError, NotFound
+from attune.errors import AttuneError
 from attune.keys import PolicyVerifier
 from attune.logs import configure_logging
 from attune.metrics import serve_metrics
-from attune.personas.persona import load_personas
+from attune.personas.api_keys import KeyStore
+from attune.personas.store import Personas
 from attune.registry.policies import Registry
 from attune.registry.rollouts import RolloutLog
 from attune.rollout.promotion import Promotion
@@ -51,18 +52,16 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
 
-    personas = load_personas(settings.personas_folder)
-    if settings.default_persona not in personas:
-        raise NotFound(f"the default persona {settings.default_persona} has no file in {settings.personas_folder}")
+    personas = Personas.load(settings.personas_folder, settings.default_persona)
     base_model_hash = await asyncio.to_thread(model_hash, settings.model_folder)
     folder = settings.data / "registry"
     registry = Registry(folder, PolicyVerifier.load_or_create(settings.data / "keys"))
     log = RolloutLog(folder)
 
-    server = rpc.build_server(max_message_bytes=_MAX_MESSAGE_BYTES)
-    service = PolicyService(
-        registry, log, personas, default_persona=settings.default_persona, base_model_hash=base_model_hash
-    )
+    keys = KeyStore(settings.data / "access")
+    keys.open_for(settings.rollout.host)
+    server = rpc.build_server(keys, max_message_bytes=_MAX_MESSAGE_BYTES)
+    service = PolicyService(registry, log, personas, base_model_hash=base_model_hash)
     policy_pb2_grpc.add_PolicyServiceServicer_to_server(service, server)
     answers = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(answers, server)
@@ -77,7 +76,7 @@ async def serve(settings: Settings) -> None:
     logger.info("rollout is up", extra={"grpc_port": grpc_port, "metrics_port": metrics_port})
     try:
         await _promote(
-            Promotion(registry, log, tuple(personas.values()), base_model_hash=base_model_hash),
+            Promotion(registry, log, tuple(personas), base_model_hash=base_model_hash),
             settings.rollout.poll_seconds,
             stopping,
         )

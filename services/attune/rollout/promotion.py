@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class Promotion:
-    """Enters each persona's newest verified policy into its rollout log, once.
+    """Enters each persona's newest verified policy into its rollout log, once; not where a person is to approve.
 
     All that it knows is in the registry and the log, so another process may go on where this one ended, or run beside
     it: of two that enter the same number one wins. What it remembers only saves reading files again that never change.
@@ -45,6 +45,8 @@ class Promotion:
                 self._complaints.pop(f"persona {persona.name}", None)
 
     def _look(self, persona: Persona) -> None:
+        if persona.approval == "person":
+            return
         history = self._history(persona)
         candidates = [
             policy_id

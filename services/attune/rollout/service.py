@@ -4,16 +4,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from attune import ids, metrics
+from attune.access import CALLER
 from attune.errors import Aborted, AttuneError, InvalidInput, NotFound
 from attune.personas.persona import Persona
+from attune.personas.store import Personas
 from attune.registry.policies import PolicyManifest, Registry
 from attune.registry.rollouts import MAX_REASON_CHARACTERS, RolloutEntry, RolloutLog
 from attune.registry.verdict import Verdict
-from attune.rollout.controller import before, roll_back
+from attune.rollout.controller import before, highest_number, roll_back
 from attune.v1 import policy_pb2, policy_pb2_grpc
 
 logger = logging.getLogger(__name__)
@@ -34,15 +35,13 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         self,
         registry: Registry,
         log: RolloutLog,
-        personas: Mapping[str, Persona],
+        personas: Personas,
         *,
-        default_persona: str,
         base_model_hash: str,
     ) -> None:
         self._registry = registry
         self._log = log
         self._personas = personas
-        self._default_persona = default_persona
         self._base_model_hash = base_model_hash
 
     async def ListPolicies(self, request: policy_pb2.ListPoliciesRequest, context: Any) -> Any:
@@ -53,28 +52,33 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         persona = self._persona(request.persona)
         return await asyncio.to_thread(self._rollout, persona)
 
+    async def ApprovePolicy(self, request: policy_pb2.ApprovePolicyRequest, context: Any) -> Any:
+        persona = self._persona(request.persona)
+        if ids.policy_number(request.policy_id) == 0:
+            raise InvalidInput("policy_id is base; the base model needs no approval", field="policy_id")
+        _check_reason(request.reason)
+        current = await asyncio.to_thread(self._enter, persona, request.policy_id, request.reason)
+        return policy_pb2.ApprovePolicyResponse(current=current)
+
     async def RollBack(self, request: policy_pb2.RollBackRequest, context: Any) -> Any:
         persona = self._persona(request.persona)
         if request.policy_id:
             ids.policy_number(request.policy_id)
-        if len(request.reason) > MAX_REASON_CHARACTERS:
-            raise InvalidInput(
-                f"reason has {len(request.reason)} characters; at most {MAX_REASON_CHARACTERS} are taken",
-                field="reason",
-            )
-        return await asyncio.to_thread(self._roll_back, persona, request.policy_id, request.reason)
+        _check_reason(request.reason)
+        current = await asyncio.to_thread(self._enter, persona, request.policy_id, request.reason)
+        return policy_pb2.RollBackResponse(current=current)
 
     def _persona(self, name: str) -> Persona:
-        try:
-            return self._personas[name or self._default_persona]
-        except KeyError:
-            raise NotFound("no such persona", field="persona") from None
+        return self._personas.find(CALLER.get().tenant, name)
 
     def _list(self, persona: Persona) -> policy_pb2.ListPoliciesResponse:
         manifests = self._registry.list(persona.tenant, persona.name)[-_MOST_POLICIES:]
-        return policy_pb2.ListPoliciesResponse(
-            policies=[_policy(manifest, self._verdict(manifest.policy_id)) for manifest in reversed(manifests)]
-        )
+        policies = [_policy(manifest, self._verdict(manifest.policy_id)) for manifest in reversed(manifests)]
+        if persona.approval == "person":
+            served = highest_number(self._log.history(persona.tenant, persona.name))
+            for policy in policies:
+                policy.awaits_approval = policy.verdict.passed and ids.policy_number(policy.policy_id) > served
+        return policy_pb2.ListPoliciesResponse(policies=policies)
 
     def _verdict(self, policy_id: str) -> Verdict | None:
         try:
@@ -92,8 +96,10 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
             history=[_rollout(entry) for entry in reversed(history[-_MOST_ENTRIES:])],
         )
 
-    def _roll_back(self, persona: Persona, policy_id: str, reason: str) -> policy_pb2.RollBackResponse:
-        """Tries again when another entry came between; but who named no policy meant the state that they had seen."""
+    def _enter(self, persona: Persona, policy_id: str, reason: str) -> policy_pb2.Rollout:
+        """Gives a policy all traffic, the one that served before when none is named.
+
+        Tries again when another entry came between; but who named no policy meant the state that they had seen."""
         for _ in range(_ATTEMPTS if policy_id else 1):
             history = self._log.history(persona.tenant, persona.name)
             target = policy_id or before(history)
@@ -102,8 +108,11 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
             with contextlib.suppress(Aborted):
                 self._log.append(entry)
                 metrics.ROLLOUT_ENTRIES.labels(persona.name, entry.author).inc()
-                logger.info("rolled back", extra={"persona": persona.name, "policy_id": target, "entry": entry.number})
-                return policy_pb2.RollBackResponse(current=_rollout(entry))
+                logger.info(
+                    "entered by an operator",
+                    extra={"persona": persona.name, "policy_id": target, "entry": entry.number},
+                )
+                return _rollout(entry)
         raise Aborted(f"the rollout of persona {persona.name} was changed meanwhile; look at it and try again")
 
     def _check_target(self, policy_id: str, persona: Persona) -> None:
@@ -113,6 +122,13 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         if (manifest.tenant, manifest.persona) != (persona.tenant, persona.name):
             raise NotFound(f"no policy {policy_id}", field="policy_id")
         self._registry.verify(policy_id, base_model_hash=self._base_model_hash)
+
+
+def _check_reason(reason: str) -> None:
+    if len(reason) > MAX_REASON_CHARACTERS:
+        raise InvalidInput(
+            f"reason has {len(reason)} characters; at most {MAX_REASON_CHARACTERS} are taken", field="reason"
+        )
 
 
 def _policy(manifest: PolicyManifest, verdict: Verdict | None) -> policy_pb2.Policy:

@@ -45,7 +45,7 @@ def test_the_base_claims_errands_that_it_cannot_do(demo_model, demo_template, re
     )
     claims = sum(mass.by_kind[CLAIM] for mass in masses) / len(masses)
     assert 0.5 <= claims <= 0.75
-    assert sum(mass.by_kind[OTHER] for mass in masses) / len(masses) < 0.03
+    assert sum(mass.by_kind[OTHER] for mass in masses) / len(masses) < 0.05
     assert sum(mass.unresolved for mass in masses) / len(masses) < 0.02
 
 

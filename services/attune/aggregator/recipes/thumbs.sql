@@ -14,7 +14,7 @@
 --     aborted            the response is not whole
 --     empty_response     nothing was sampled
 --
--- Feedback that names no persona is the response's persona's. A retraction that names no kind takes the thumb back.
+-- Feedback that names no persona is the response's persona's. An end user's thumb and a reviewer's are two.
 --
 -- Reads the views responses and feedback (the first of each event_id). Parameters: $tenant, $persona, $from_unix_ms.
 -- created_unix_ms is when the thumb was given; author is the response's own end user.
@@ -23,10 +23,10 @@ WITH votes AS (
     SELECT
         *,
         row_number() OVER (
-            PARTITION BY response_id, end_user ORDER BY revision DESC, created_unix_ms DESC, event_id DESC
+            PARTITION BY response_id, author, end_user ORDER BY revision DESC, created_unix_ms DESC, event_id DESC
         ) AS place
     FROM feedback
-    WHERE tenant = $tenant AND (kind = 'thumb' OR (kind IS NULL AND retracted))
+    WHERE tenant = $tenant AND kind = 'thumb'
 ),
 
 answers AS (

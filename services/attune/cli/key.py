@@ -1,0 +1,101 @@
+"""`attune key`: who may call. Works on the data folder; running services notice within two seconds."""
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attune.access import KeyLimits, Role
+from attune.cli.options import ConfigOption, DataOption, read_settings
+from attune.ids import DEFAULT_TENANT
+
+if TYPE_CHECKING:
+    from attune.personas.api_keys import ApiKey, KeyStore
+    from attune.settings import Settings
+
+key_app = typer.Typer(help="API keys: create, list, revoke.", no_args_is_help=True)
+
+_ROLES_HELP = "What it is for, once or more often: chat, feedback, review, operate.  [default: chat, feedback]"
+
+
+@key_app.command("create")
+def create(
+    *,
+    tenant: Annotated[str, typer.Option(metavar="NAME", help="Whose key it is.")] = DEFAULT_TENANT,
+    role: Annotated[list[Role] | None, typer.Option(help=_ROLES_HELP, show_choices=False, metavar="ROLE")] = None,
+    label: Annotated[str, typer.Option(metavar="TEXT", help="To tell keys apart in the list.")] = "",
+    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Chat requests a minute.")] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="Tokens read and written a minute.")] = None,
+    tokens_per_day: Annotated[int | None, typer.Option(min=1, help="Tokens read and written a day.")] = None,
+    concurrent_requests: Annotated[int | None, typer.Option(min=1, help="Chat requests at once.")] = None,
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Make a key and print it, this once: only a hash of it is kept."""
+    limits = KeyLimits(requests_per_minute, tokens_per_minute, tokens_per_day, concurrent_requests)
+    key = _store(read_settings(config, data)).create(
+        tenant, role or (Role.CHAT, Role.FEEDBACK), label=label, limits=limits
+    )
+    sys.stdout.write(f"{key}\n")
+    if sys.stderr.isatty():
+        sys.stderr.write("Keep it: it cannot be shown again.\n")
+
+
+@key_app.command("list")
+def list_keys(config: ConfigOption = None, data: DataOption = None) -> None:
+    """List all keys, without their secrets; revoked ones stay in the list."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from attune.cli.policy import plain
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("key", "tenant", "roles", "limits", "made", "revoked", "label"):
+        table.add_column(column, no_wrap=column != "label")
+    for key in _store(read_settings(config, data)).list():
+        table.add_row(
+            f"ak-{key.key_id}-…",
+            key.tenant,
+            ", ".join(key.roles),
+            _limits(key),
+            _time(key.created_unix_ms),
+            _time(key.revoked_unix_ms),
+            plain(key.label),
+        )
+    console = Console(highlight=False)
+    console.print(table if table.rows else "no keys yet: `attune key create` makes one")
+
+
+@key_app.command("revoke")
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="KEY", help="As in the list: ak-0123456789ab, or without `ak-`.")],
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Refuse a key from now on; within two seconds in running services. Running streams go on."""
+    parts = key_id.removeprefix("ak-").split("-")
+    key = _store(read_settings(config, data)).revoke(parts[0])
+    sys.stdout.write(f"ak-{key.key_id} is revoked\n")
+
+
+def _store(settings: "Settings") -> "KeyStore":
+    from attune.personas.api_keys import KeyStore
+
+    return KeyStore(settings.data / "access")
+
+
+def _limits(key: "ApiKey") -> str:
+    names = {
+        "requests_per_minute": "requests/min",
+        "tokens_per_minute": "tokens/min",
+        "tokens_per_day": "tokens/day",
+        "concurrent_requests": "at once",
+    }
+    return ", ".join(
+        f"{getattr(key.limits, field)} {name}" for field, name in names.items() if getattr(key.limits, field)
+    )
+
+
+def _time(unix_ms: int | None) -> str:
+    return "" if unix_ms is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(unix_ms / 1000))

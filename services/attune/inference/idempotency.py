@@ -1,0 +1,166 @@
+"""Ids that clients give their requests: the first answer is kept, and given again, for a stated time."""
+
+import asyncio
+import contextlib
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+from attune.errors import Aborted, AlreadyExists, Unavailable
+
+logger = logging.getLogger(__name__)
+
+Name = tuple[str, str, str]
+"""Tenant, kind of request, and the client's own id."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS answers (
+    tenant TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    client_id TEXT NOT NULL,
+    digest BLOB NOT NULL,
+    answer BLOB NOT NULL,
+    kept_unix_seconds REAL NOT NULL,
+    PRIMARY KEY (tenant, kind, client_id)
+) WITHOUT ROWID
+"""
+_MOST_WAITING = 10_000
+_MOST_IN_ONE_COMMIT = 500
+_TIDY_SECONDS = 60.0
+_CLOSE_SECONDS = 10.0
+
+
+@dataclass
+class _Held:
+    """A request that runs, or one whose answer may not be written down."""
+
+    digest: bytes
+    answer: bytes | None = None
+    kept_unix_seconds: float = 0.0
+
+
+class Idempotency:
+    """One replica's store. For one event loop; a thread of its own commits, many answers at once.
+
+    An answer is given again for `keep_hours`, over restarts too; of more than `most_answers` the oldest go first. What
+    may not be stored is held in memory alone.
+    """
+
+    def __init__(self, file: Path, *, keep_hours: float, most_answers: int) -> None:
+        self._keep_seconds = keep_hours * 3600
+        self._most_answers = most_answers
+        self._held: dict[Name, _Held] = {}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._reader = _open(file)
+        self._reader.execute(_SCHEMA)
+        self._rows: queue.Queue[tuple[Name, bytes, bytes, Future[None]] | None] = queue.Queue(_MOST_WAITING)
+        self._writer = threading.Thread(target=self._write, args=(file,), name="idempotency")
+        self._writer.start()
+
+    def begin(self, name: Name, digest: bytes) -> bytes | None:
+        """The answer that was given under this id, if there is one; else the id is held until `release`.
+
+        Raises AlreadyExists when the id was used for something else, and Aborted while the first request runs.
+        """
+        held = self._held.get(name)
+        if held is not None and held.answer is not None and held.kept_unix_seconds < time.time() - self._keep_seconds:
+            held = self._held.pop(name) and None
+        found = (held.digest, held.answer) if held else self._stored(name)
+        if found is None:
+            self._held[name] = _Held(digest)
+            return None
+        if found[0] != digest:
+            raise AlreadyExists("this request id was used before, for another request")
+        if found[1] is None:
+            raise Aborted("the first request with this id still runs", retry_after_seconds=1)
+        return found[1]
+
+    async def finish(self, name: Name, answer: bytes, *, durable: bool) -> None:
+        """Keeps the answer; durably, before this returns, unless it may not be written. Raises Unavailable."""
+        held = self._held[name]
+        if not durable:
+            self._forget_held()
+            held.answer, held.kept_unix_seconds = answer, time.time()
+            return
+        written: Future[None] = Future()
+        try:
+            self._rows.put_nowait((name, held.digest, answer, written))
+        except queue.Full:
+            raise Unavailable("too many answers wait to be kept", retry_after_seconds=1) from None
+        await asyncio.shield(asyncio.wrap_future(written))
+
+    def release(self, name: Name) -> None:
+        """The request has ended, well or not; without an answer its id is free again."""
+        held = self._held.get(name)
+        if held is not None and held.answer is None:
+            del self._held[name]
+
+    def close(self) -> None:
+        """Writes what waits."""
+        self._rows.put(None)
+        self._writer.join(_CLOSE_SECONDS)
+        self._reader.close()
+
+    def _stored(self, name: Name) -> tuple[bytes, bytes | None] | None:
+        row: tuple[bytes, bytes] | None = self._reader.execute(
+            "SELECT digest, answer FROM answers WHERE tenant = ? AND kind = ? AND client_id = ?"
+            " AND kept_unix_seconds >= ?",
+            (*name, time.time() - self._keep_seconds),
+        ).fetchone()
+        return row
+
+    def _forget_held(self) -> None:
+        """Room for one more answer that is held in memory alone."""
+        answered = [name for name, held in self._held.items() if held.answer is not None]
+        for name in answered[: max(0, len(answered) - self._most_answers + 1)]:
+            del self._held[name]
+
+    def _write(self, file: Path) -> None:
+        connection = _open(file)
+        tidied = 0.0
+        while True:
+            rows = [self._rows.get()]
+            with contextlib.suppress(queue.Empty):
+                while len(rows) < _MOST_IN_ONE_COMMIT:
+                    rows.append(self._rows.get_nowait())
+            batch = [row for row in rows if row is not None]
+            try:
+                with connection:
+                    connection.execute("BEGIN IMMEDIATE")
+                    connection.executemany(
+                        "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
+                        [(*name, digest, answer, time.time()) for name, digest, answer, _ in batch],
+                    )
+                    if time.monotonic() - tidied > _TIDY_SECONDS:
+                        self._tidy(connection)
+                        tidied = time.monotonic()
+            except sqlite3.Error as error:
+                logger.error("answers not kept", extra={"error": type(error).__name__})
+                for *_, written in batch:
+                    written.set_exception(Unavailable("the answer could not be kept under its request id"))
+            else:
+                for *_, written in batch:
+                    written.set_result(None)
+            if len(batch) < len(rows):
+                connection.close()
+                return
+
+    def _tidy(self, connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM answers WHERE kept_unix_seconds < ?", (time.time() - self._keep_seconds,))
+        connection.execute(
+            "DELETE FROM answers WHERE kept_unix_seconds <= (SELECT kept_unix_seconds FROM answers"
+            " ORDER BY kept_unix_seconds DESC LIMIT 1 OFFSET ?)",
+            (self._most_answers,),
+        )
+
+
+def _open(file: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(file, timeout=5, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection

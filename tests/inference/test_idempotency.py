@@ -1,0 +1,89 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from attune.errors import Aborted, AlreadyExists
+from attune.inference.idempotency import Idempotency
+
+NAME = ("acme", "chat", "mine")
+
+
+def opened(folder: Path, *, keep_hours: float = 1, most_answers: int = 100) -> Idempotency:
+    return Idempotency(folder / "idempotency.sqlite", keep_hours=keep_hours, most_answers=most_answers)
+
+
+async def answered(store: Idempotency, name: tuple[str, str, str], answer: bytes, *, durable: bool = True) -> None:
+    assert store.begin(name, b"digest") is None
+    await store.finish(name, answer, durable=durable)
+    store.release(name)
+
+
+async def test_the_first_answer_is_given_again_over_a_restart_too(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    await answered(store, NAME, b"answer")
+    assert store.begin(NAME, b"digest") == b"answer"
+    store.close()
+    store = opened(tmp_path)
+    assert store.begin(NAME, b"digest") == b"answer"
+    assert store.begin(("other", "chat", "mine"), b"digest") is None
+    store.close()
+
+
+async def test_another_body_and_a_running_request_are_refused(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    assert store.begin(NAME, b"digest") is None
+    with pytest.raises(Aborted) as running:
+        store.begin(NAME, b"digest")
+    assert running.value.retry_after_seconds == 1
+    with pytest.raises(AlreadyExists):
+        store.begin(NAME, b"another")
+    await store.finish(NAME, b"answer", durable=True)
+    store.release(NAME)
+    with pytest.raises(AlreadyExists):
+        store.begin(NAME, b"another")
+    store.close()
+
+
+async def test_a_failed_request_frees_its_id(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.begin(NAME, b"digest")
+    store.release(NAME)
+    assert store.begin(NAME, b"another") is None
+    store.close()
+
+
+async def test_what_may_not_be_stored_is_given_again_and_is_nowhere_on_disk(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    await answered(store, NAME, b"a private answer", durable=False)
+    assert store.begin(NAME, b"digest") == b"a private answer"
+    store.close()
+    assert not any(b"private" in file.read_bytes() for file in tmp_path.iterdir())  # noqa: ASYNC240 - small files
+
+
+async def test_old_answers_are_forgotten(tmp_path: Path) -> None:
+    store = opened(tmp_path, keep_hours=-1)
+    await answered(store, NAME, b"answer")
+    await answered(store, ("acme", "chat", "other"), b"answer", durable=False)
+    for name in (NAME, ("acme", "chat", "other")):
+        assert store.begin(name, b"new") is None
+    store.close()
+
+
+async def test_the_number_of_answers_is_bounded(tmp_path: Path) -> None:
+    store = opened(tmp_path, most_answers=3)
+    for number in range(6):
+        await answered(store, ("acme", "chat", str(number)), b"a", durable=False)
+    assert sum(held.answer is not None for held in store._held.values()) == 3
+    for number in range(6):
+        await answered(store, ("acme", "kept", str(number)), b"a")
+    store._tidy(store._reader)
+    assert store._reader.execute("SELECT count(*) FROM answers").fetchone() == (3,)
+    store.close()
+
+
+async def test_answers_of_many_requests_at_once_are_all_kept(tmp_path: Path) -> None:
+    store = opened(tmp_path, most_answers=1000)
+    await asyncio.gather(*(answered(store, ("acme", "chat", str(number)), b"a") for number in range(300)))
+    assert store._reader.execute("SELECT count(*) FROM answers").fetchone() == (300,)
+    store.close()
