@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import grpc
+import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from attune import rpc
@@ -53,7 +54,7 @@ def main() -> int:
     try:
         settings = load_settings(arguments.parse_args().config)
         configure_logging("inference", settings.log_level)
-        return asyncio.run(serve(settings))
+        return uvloop.run(serve(settings))
     except AttuneError as error:
         print(error.message, file=sys.stderr)  # noqa: T201 - the last word of a process that cannot start
         return 1
