@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import uvloop
 
 from attune.chat.template import ChatTemplate
 from attune.runtime import read_endpoints
@@ -407,7 +408,7 @@ def engine_flags() -> dict[str, Any]:
 def texts(template: ChatTemplate) -> list[str]:
     """User messages that are 32 tokens long once the model's chat template is around them."""
     found = []
-    for start, step in itertools.product(range(len(WORDS)), (1, 5, 7, 11)):
+    for start, step in itertools.product(range(len(WORDS)), (1, 5, 7, 11, 13, 17)):
         words = itertools.islice(itertools.cycle(WORDS), start, None, step)
         text, length = next(words), 0
         while length < PROMPT_TOKENS:
@@ -521,7 +522,7 @@ if __name__ == "__main__":
         case ["serve-bare"]:
             asyncio.run(serve_bare())
         case ["serve-attune"]:
-            asyncio.run(serve_attune())
+            uvloop.run(serve_attune())
         case [("ask-attune" | "ask-openai") as what, address, clients, requests, part]:
             ask_all = ask_attune if what == "ask-attune" else ask_openai
             found = asyncio.run(ask_all(address, int(clients), int(requests), int(part)))
