@@ -152,6 +152,7 @@ class Server:
             "ATTUNE_PERSONAS": str(personas),
             "ATTUNE_DEFAULT_PERSONA": PERSONA,
             "ATTUNE_INFERENCE__GRPC_PORT": "0",
+            "ATTUNE_INFERENCE__HTTP_PORT": "0",
             "ATTUNE_INFERENCE__METRICS_PORT": "0",
             "ATTUNE_ENGINE__OMP_THREADS": os.environ["OMP_NUM_THREADS"],
         }

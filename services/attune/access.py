@@ -81,13 +81,20 @@ RULES: Mapping[str, Rule] = {
     "attune.v1.PolicyService/GetRollout": _OPERATE,
     "attune.v1.PolicyService/ApprovePolicy": _OPERATE,
     "attune.v1.PolicyService/RollBack": _OPERATE,
+    "POST /v1/chat/completions": _CHAT,
+    "GET /v1/models": Rule((Role.CHAT, Role.OPERATE)),
+    "GET /v1/models/{model}": Rule((Role.CHAT, Role.OPERATE)),
+    "POST /v1/feedback": ANYBODY,
+    "GET /healthz": ANYBODY,
+    "GET /readyz": ANYBODY,
+    "GET /openapi.json": ANYBODY,
     "grpc.health.v1.Health/Check": ANYBODY,
     "grpc.health.v1.Health/Watch": ANYBODY,
     "grpc.health.v1.Health/List": ANYBODY,
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": ANYBODY,
     "grpc.reflection.v1.ServerReflection/ServerReflectionInfo": ANYBODY,
 }
-"""Who may call each method, gRPC's by full name. What is not in here, nobody may call."""
+"""Who may call what: gRPC methods by full name, HTTP routes by method and path. The rest nobody may call."""
 
 
 def admit(authenticator: Authenticator, method: str, credential: str | None) -> Caller:

@@ -31,6 +31,10 @@ class InferenceSettings(_Section):
 
     host: str = Field("127.0.0.1", description="Address that chat and feedback listen on.")
     grpc_port: int = Field(50051, ge=0, le=65535, description="Chat and feedback; 0 takes a free port.")
+    http_port: int = Field(8000, ge=0, le=65535, description="OpenAI-compatible HTTP; 0 takes a free port.")
+    cors_origins: tuple[str, ...] = Field(
+        (), description="Web pages that browsers may call HTTP from, such as https://app.example.org."
+    )
     metrics_port: int = Field(9101, ge=0, le=65535, description="Prometheus page; 0 takes a free port.")
     max_concurrent_requests: int = Field(256, ge=1, le=65536, description="Chat calls at once; more are refused.")
     max_message_bytes: int = Field(1 << 20, ge=1 << 12, le=1 << 26, description="Largest gRPC message taken, bytes.")

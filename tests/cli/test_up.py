@@ -17,7 +17,11 @@ START_SECONDS = 240.0
 
 def attune_up(data: Path) -> subprocess.Popen[bytes]:
     data.mkdir(exist_ok=True)
-    ports = [f"{name}__metrics_port" for name in SERVICES] + ["inference__grpc_port", "rollout__grpc_port"]
+    ports = [f"{name}__metrics_port" for name in SERVICES] + [
+        "inference__grpc_port",
+        "inference__http_port",
+        "rollout__grpc_port",
+    ]
     with open(data / "screen", "w") as file:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "attune.cli.main", "up", "--data", str(data)],

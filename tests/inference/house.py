@@ -25,6 +25,8 @@ from attune.inference.capture import Hashes
 from attune.inference.chat import Chat
 from attune.inference.engine import Dialect, Engine
 from attune.inference.feedback import Feedback
+from attune.inference.http.app import Limits, build_app
+from attune.inference.http.server import HttpServer, bind
 from attune.inference.idempotency import Idempotency
 from attune.inference.main import InferenceServer
 from attune.inference.parsing import Parsing
@@ -98,6 +100,7 @@ class House:
     port: int
     access: KeyStore
     api_key: str
+    http_port: int
     stub: Any = field(init=False)
     feedback: Any = field(init=False)
     health: Any = field(init=False)
@@ -160,7 +163,24 @@ class House:
         grpc_server = rpc.build_server(access, max_message_bytes=1 << 20)
         port = rpc.bind(grpc_server, "127.0.0.1", 0)
         feedback = Feedback(log, keys, known, idempotency)
-        server = InferenceServer(grpc_server, engine, policies, chat, feedback, stall_seconds=stall_seconds)
+        listening = bind("127.0.0.1", 0)
+        app = build_app(
+            chat,
+            feedback,
+            known,
+            access,
+            limits=Limits(1 << 20, stall_seconds),
+            cors_origins=("https://app.example.org",),
+        )
+        server = InferenceServer(
+            grpc_server,
+            HttpServer(app, listening),
+            engine,
+            policies=policies,
+            chat=chat,
+            feedback=feedback,
+            stall_seconds=stall_seconds,
+        )
         await server.open()
         try:
             async with keyed_channel(f"127.0.0.1:{port}", api_key) as channel:
@@ -181,6 +201,7 @@ class House:
                     port=port,
                     access=access,
                     api_key=api_key,
+                    http_port=listening.getsockname()[1],
                 )
         finally:
             await server.close(grace_seconds=5)

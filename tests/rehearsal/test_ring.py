@@ -26,7 +26,8 @@ DEMO = Path(__file__).parents[2] / "deploy" / "demo.toml"
 FREE_PORTS = {
     f"ATTUNE_{name}": "0"
     for name in (
-        "INFERENCE__GRPC_PORT", "INFERENCE__METRICS_PORT", "AGGREGATOR__METRICS_PORT", "TRAINER__METRICS_PORT",
+        "INFERENCE__GRPC_PORT", "INFERENCE__HTTP_PORT", "INFERENCE__METRICS_PORT", "AGGREGATOR__METRICS_PORT",
+"TRAINER__METRICS_PORT",
         "ROLLOUT__GRPC_PORT", "ROLLOUT__METRICS_PORT",
     )
 }  # fmt: skip

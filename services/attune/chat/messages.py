@@ -124,6 +124,7 @@ def _arguments(text: str) -> Any:
     """The arguments as an object; what the model wrote and is none stays text."""
     try:
         arguments = json.loads(text)
+        json.dumps(arguments, ensure_ascii=False).encode()  # an escape may stand for half a character
     except (ValueError, RecursionError):
         return text
     return arguments if isinstance(arguments, dict) else text

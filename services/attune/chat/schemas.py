@@ -24,6 +24,7 @@ def read_schema(text: str, field: str, *, max_bytes: int = MAX_BYTES) -> dict[st
         raise InvalidInput(f"{field} has {size} bytes; at most {max_bytes} are taken", field=field)
     try:
         schema = json.loads(text, parse_constant=_no_constant)
+        json.dumps(schema, ensure_ascii=False).encode()  # an escape may stand for half a character
     except (ValueError, RecursionError):
         raise InvalidInput(f"{field} is not JSON", field=field) from None
     if not isinstance(schema, dict):

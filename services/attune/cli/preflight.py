@@ -30,7 +30,7 @@ def check_ports(settings: Settings) -> None:
         users: dict[tuple[str, int], str] = {}
         for service in SERVICES:
             section = getattr(settings, service)
-            for key in ("grpc_port", "metrics_port"):
+            for key in ("grpc_port", "http_port", "metrics_port"):
                 port = getattr(section, key, 0)
                 user = f"{service}.{key}"
                 if port == 0:

@@ -25,6 +25,7 @@ from attune.cli.supervisor import Exited, Service, Started, Supervisor, hold
 from attune.cli.watch import Watched, address
 from attune.errors import Unavailable
 from attune.ids import BASE_POLICY
+from attune.personas.api_keys import local_api_key
 from attune.runtime import clear_endpoints, stop_on_signals
 from attune.settings import Settings
 
@@ -176,6 +177,11 @@ def places(
         chat += f" --data {shlex.quote(str(settings.data))}"
     return [
         ("chat and feedback", f"{grpc('inference')} (gRPC)"),
+        (
+            "the same for OpenAI clients",
+            f"http://{address(settings.inference.host, endpoints['inference']['http'])}/v1",
+        ),
+        ("API key", _key_text(settings)),
         ("personas", ", ".join([f"{personas[0]} (default)", *personas[1:]])),
         ("policies", f"{grpc('rollout')} (gRPC)"),
         *((f"metrics of {service}", page) for service, page in zip(SERVICES, pages, strict=True)),
@@ -185,6 +191,11 @@ def places(
         ("talk to it", chat),
         ("stop it", "Ctrl-C, or SIGTERM"),
     ]
+
+
+def _key_text(settings: Settings) -> str:
+    key = local_api_key(settings.data)
+    return key or "attune key create"
 
 
 def _say_places(rows: Sequence[tuple[str, str]], console: Console) -> None:

@@ -48,6 +48,11 @@ class Admission:
     def running(self) -> int:
         return self._running.total()
 
+    @property
+    def refusal(self) -> AttuneError | None:
+        """What everybody is refused with at the moment, if the door is shut."""
+        return next(iter(self._refusals.values()), None)
+
     def check(self, tenant: str) -> None:
         """Raises what `enter` would raise for a call of no tokens: before any work is done for it."""
         for refusal in self._refusals.values():

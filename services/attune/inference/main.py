@@ -22,15 +22,18 @@ from attune.eventlog.sqlite import SqliteLog
 from attune.inference.admission import Admission
 from attune.inference.capture import Hashes
 from attune.inference.chat import Chat
-from attune.inference.chat_rpc import STALL_SECONDS, ChatService
+from attune.inference.chat_rpc import ChatService
 from attune.inference.engine import Dialect, Engine, EngineOptions
 from attune.inference.feedback import Feedback
 from attune.inference.feedback_rpc import FeedbackService
 from attune.inference.health import HealthMonitor
+from attune.inference.http.app import Limits, build_app
+from attune.inference.http.server import HttpServer, bind
 from attune.inference.idempotency import Idempotency
 from attune.inference.parsing import Parsing
 from attune.inference.policies import Policies
 from attune.inference.quota import Quotas
+from attune.inference.stall import STALL_SECONDS
 from attune.inference.structured import Grammars
 from attune.keys import Keys, PolicyVerifier
 from attune.logs import configure_logging
@@ -84,6 +87,8 @@ async def serve(settings: Settings, *, ignore_end: bool = False) -> int:
     server = rpc.build_server(access, max_message_bytes=inference.max_message_bytes)
     # What is taken (ports, the event log) is found out before the engine takes its time.
     grpc_port = rpc.bind(server, inference.host, inference.grpc_port)
+    listening = bind(inference.host, inference.http_port)
+    http_port = listening.getsockname()[1]
     metrics_port, metrics_server, metrics_thread = serve_metrics(inference.host, inference.metrics_port)
     log = SqliteLog(
         settings.data / "spool",
@@ -129,10 +134,20 @@ async def serve(settings: Settings, *, ignore_end: bool = False) -> int:
                 tenants=settings.tenants,
                 feedback_token_seconds=inference.feedback_token_days * _DAY_SECONDS,
             )
-            service = InferenceServer(server, engine, policies, chat, Feedback(log, keys, personas, idempotency))
+            feedback = Feedback(log, keys, personas, idempotency)
+            app = build_app(
+                chat,
+                feedback,
+                personas,
+                access,
+                limits=Limits(inference.max_message_bytes, STALL_SECONDS),
+                cors_origins=inference.cors_origins,
+            )
+            http = HttpServer(app, listening)
+            service = InferenceServer(server, http, engine, policies=policies, chat=chat, feedback=feedback)
             await service.warm_up()
             await service.open()
-            write_endpoints(settings.data, "inference", grpc=grpc_port, metrics=metrics_port)
+            write_endpoints(settings.data, "inference", grpc=grpc_port, http=http_port, metrics=metrics_port)
             logger.info("inference is up", extra={"grpc_port": grpc_port, "metrics_port": metrics_port})
             try:
                 healthy = await service.run(stopping)
@@ -156,14 +171,16 @@ class InferenceServer:
     def __init__(
         self,
         server: grpc.aio.Server,
+        http: HttpServer,
         engine: Engine,
+        *,
         policies: Policies,
         chat: Chat,
         feedback: Feedback,
-        *,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self._server = server
+        self._http = http
         self._engine = engine
         self._policies = policies
         self._chat = chat
@@ -187,6 +204,7 @@ class InferenceServer:
     async def open(self) -> None:
         await self._say(True)
         await self._server.start()
+        self._http.start()
 
     async def run(self, stopping: asyncio.Event) -> bool:
         """Follows rollouts and health until told to stop (True) or until the engine is dead (False).
@@ -215,7 +233,7 @@ class InferenceServer:
         if not await self._chat.admission.wait_idle(grace_seconds):
             await self._chat.abort_all()
             await self._chat.admission.wait_idle(_CLOSE_SECONDS)
-        await self._server.stop(_CLOSE_SECONDS)
+        await asyncio.gather(self._server.stop(_CLOSE_SECONDS), self._http.stop())
         await self._chat.settle()
         self._policies.clear()
 
