@@ -21,6 +21,8 @@ _TIMEOUT_SECONDS = 600
 _HELP = {
     "/up [why]": "a thumb up for the last answer",
     "/down [why]": "a thumb down for the last answer",
+    "/correct TEXT": "what the last answer should have said",
+    "/retry": "another answer to the same",
     "/new": "begin a new conversation",
     "/persona NAME": "talk to somebody else",
     "/help": "this",
@@ -82,6 +84,10 @@ class Talk:
             return False
         elif command in {"/up", "/down"}:
             self._vote(command, rest.strip())
+        elif command == "/correct":
+            self._correct(rest.strip())
+        elif command == "/retry":
+            self._retry()
         elif command == "/new":
             self._begin()
             self._note("a new conversation")
@@ -143,6 +149,20 @@ class Talk:
         else:
             self._last.down(comment)
         self._note(f"noted: thumb {command[1:]}{' with your comment' if comment else ''}")
+
+    def _correct(self, text: str) -> None:
+        if self._last is None:
+            raise InvalidInput("there is no answer to correct yet")
+        self._last.correct(text)
+        self._note("noted: what it should have said")
+
+    def _retry(self) -> None:
+        if self._last is None:
+            raise InvalidInput("there is no answer to try again yet")
+        self._last.implicit("regenerated")
+        asked = self._messages[-2]["content"]
+        self._messages = self._messages[:-2]
+        self._answer(asked)
 
     def _turn_to(self, persona: str) -> None:
         if not persona:

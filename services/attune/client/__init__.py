@@ -2,14 +2,14 @@
 
 from attune.client import Client
 
-    with Client("127.0.0.1:50051") as client:
+    with Client("127.0.0.1:50051", api_key="ak-...") as client:
         answer = client.chat("What is the capital of France?", persona="concierge")
         print(answer.text)
         answer.up()
 """
 
 from attune.client.chat import AsyncClient, AsyncStream, Client, SamplingFields, Stream
-from attune.client.response import AsyncResponse, Response, Usage
+from attune.client.response import AsyncResponse, Response, ToolCall, Usage
 
 __all__ = [
     "AsyncClient",
@@ -19,5 +19,6 @@ __all__ = [
     "Response",
     "SamplingFields",
     "Stream",
+    "ToolCall",
     "Usage",
 ]

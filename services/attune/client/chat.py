@@ -4,7 +4,7 @@ Thin: no retries, no pool of channels. Every call has a deadline, and every fail
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -13,10 +13,10 @@ import grpc.aio
 
 from attune.client.authorized import Authorized
 from attune.client.errors import Cancelled, error_of
-from attune.client.request import Messages, RequestFields, SamplingFields, chat_request, thumb_request
-from attune.client.response import FINISH_REASONS, AsyncResponse, Response, ResponseFields, Usage
-from attune.errors import Unavailable
-from attune.v1 import chat_pb2, chat_pb2_grpc, event_pb2, feedback_pb2, feedback_pb2_grpc
+from attune.client.request import Messages, RequestFields, SamplingFields, chat_request, ranking_request
+from attune.client.response import AsyncResponse, Response, ResponseFields
+from attune.errors import InvalidInput, Unavailable
+from attune.v1 import chat_pb2, chat_pb2_grpc, feedback_pb2, feedback_pb2_grpc
 
 __all__ = ["AsyncClient", "AsyncStream", "Client", "SamplingFields", "Stream"]
 
@@ -32,29 +32,32 @@ class _Received:
 
     def __init__(self) -> None:
         self.start = chat_pb2.ResponseStart()
-        self.end: chat_pb2.ResponseEnd | None = None
-        self.text = ""
+        self.ended = False
+        self._response = chat_pb2.Response()
 
     def take(self, chunk: chat_pb2.ChatChunk) -> str:
+        message = self._response.message
         if chunk.HasField("start"):
             self.start = chunk.start
         if chunk.HasField("end"):
-            self.end = chunk.end
-        self.text += chunk.text
+            self.ended = True
+            self._response.finish_reason = chunk.end.finish_reason
+            self._response.usage.CopyFrom(chunk.end.usage)
+            self._response.feedback_token = chunk.end.feedback_token
+        message.content += chunk.text
+        message.reasoning += chunk.reasoning
+        for delta in chunk.tool_calls:
+            if delta.index == len(message.tool_calls):
+                message.tool_calls.add(id=delta.id, name=delta.name)
+            message.tool_calls[delta.index].arguments_json += delta.arguments_json
         return chunk.text
 
     def fields(self) -> ResponseFields:
-        if self.end is None:
+        if not self.ended:
             raise Unavailable("the stream has not ended, so its response is not logged yet")
-        return ResponseFields(
-            response_id=self.start.response_id,
-            policy_id=self.start.policy_id,
-            conversation_id=self.start.conversation_id,
-            text=self.text,
-            finish_reason=FINISH_REASONS[self.end.finish_reason],
-            usage=_usage(self.end.usage),
-            feedback_token=self.end.feedback_token,
-        )
+        self._response.response_id = self.start.response_id
+        self._response.policy_id = self.start.policy_id
+        return ResponseFields.of(self._response, self.start.conversation_id)
 
 
 class _StreamState:
@@ -77,7 +80,7 @@ class _StreamState:
         return self._received.start.conversation_id
 
     def _check_end(self) -> None:
-        if self._received.end is None:
+        if not self._received.ended:
             raise Unavailable(f"the stream from {self._address} broke off; its response was not acknowledged")
 
 
@@ -172,18 +175,30 @@ class Client:
         self, messages: Messages, *, timeout_seconds: float | None = None, **fields: Unpack[RequestFields]
     ) -> Response:
         """One answer, whole: `client.chat("Hello", persona="tutor", temperature=0.2)`."""
-        request = chat_request(messages, fields)
+        return self._ask(_request(messages, fields), timeout_seconds)[0]
+
+    def alternatives(
+        self, messages: Messages, *, timeout_seconds: float | None = None, **fields: Unpack[RequestFields]
+    ) -> list[Response]:
+        """Several answers to the same: `client.alternatives("Hello", alternatives=3)`; `rank` says which is best."""
+        return self._ask(chat_request(messages, fields), timeout_seconds)
+
+    def rank(self, *ranked: Response | Sequence[Response]) -> str:
+        """Orders responses to one prompt, best first; those in a list are tied. Returns the feedback's id."""
+        return self.submit(ranking_request(_tokens(ranked)))
+
+    def _ask(self, request: chat_pb2.ChatRequest, timeout_seconds: float | None) -> list[Response]:
         try:
             reply = self._chat.Chat(request, timeout=timeout_seconds or self.timeout_seconds)
         except grpc.RpcError as failure:
             raise error_of(failure, self.address) from None
-        return self._bind(_fields(reply))
+        return [self._bind(fields) for fields in _responses(reply)]
 
     def stream(
         self, messages: Messages, *, timeout_seconds: float | None = None, **fields: Unpack[RequestFields]
     ) -> Stream:
         """One answer, piece by piece. The deadline is for the whole of it."""
-        request = chat_request(messages, fields)
+        request = _request(messages, fields)
         return Stream(self, self._chat.StreamChat(request, timeout=timeout_seconds or self.timeout_seconds))
 
     def submit(self, request: feedback_pb2.SubmitFeedbackRequest, *, timeout_seconds: float | None = None) -> str:
@@ -204,10 +219,7 @@ class Client:
         self.close()
 
     def _bind(self, fields: ResponseFields) -> Response:
-        return Response(**vars(fields), _vote=self._vote)
-
-    def _vote(self, feedback_token: str, thumb: "event_pb2.Thumb.ValueType", comment: str) -> str:
-        return self.submit(thumb_request(feedback_token, thumb, comment))
+        return Response(**vars(fields), _submit=self.submit)
 
 
 class AsyncClient:
@@ -224,18 +236,30 @@ class AsyncClient:
         self, messages: Messages, *, timeout_seconds: float | None = None, **fields: Unpack[RequestFields]
     ) -> AsyncResponse:
         """One answer, whole: `await client.chat("Hello", persona="tutor", temperature=0.2)`."""
-        request = chat_request(messages, fields)
+        return (await self._ask(_request(messages, fields), timeout_seconds))[0]
+
+    async def alternatives(
+        self, messages: Messages, *, timeout_seconds: float | None = None, **fields: Unpack[RequestFields]
+    ) -> list[AsyncResponse]:
+        """Several answers to the same: `await client.alternatives("Hello", alternatives=3)`."""
+        return await self._ask(chat_request(messages, fields), timeout_seconds)
+
+    async def rank(self, *ranked: AsyncResponse | Sequence[AsyncResponse]) -> str:
+        """Orders responses to one prompt, best first; those in a list are tied. Returns the feedback's id."""
+        return await self.submit(ranking_request(_tokens(ranked)))
+
+    async def _ask(self, request: chat_pb2.ChatRequest, timeout_seconds: float | None) -> list[AsyncResponse]:
         try:
             reply = await self._chat.Chat(request, timeout=timeout_seconds or self.timeout_seconds)
         except grpc.RpcError as failure:
             raise error_of(failure, self.address) from None
-        return self._bind(_fields(reply))
+        return [self._bind(fields) for fields in _responses(reply)]
 
     def stream(
         self, messages: Messages, *, timeout_seconds: float | None = None, **fields: Unpack[RequestFields]
     ) -> AsyncStream:
         """One answer, piece by piece. The deadline is for the whole of it."""
-        request = chat_request(messages, fields)
+        request = _request(messages, fields)
         return AsyncStream(self, self._chat.StreamChat(request, timeout=timeout_seconds or self.timeout_seconds))
 
     async def submit(self, request: feedback_pb2.SubmitFeedbackRequest, *, timeout_seconds: float | None = None) -> str:
@@ -258,26 +282,23 @@ class AsyncClient:
         await self.close()
 
     def _bind(self, fields: ResponseFields) -> AsyncResponse:
-        return AsyncResponse(**vars(fields), _vote=self._vote)
-
-    async def _vote(self, feedback_token: str, thumb: "event_pb2.Thumb.ValueType", comment: str) -> str:
-        return await self.submit(thumb_request(feedback_token, thumb, comment))
+        return AsyncResponse(**vars(fields), _submit=self.submit)
 
 
-def _fields(reply: chat_pb2.ChatResponse) -> ResponseFields:
+def _request(messages: Messages, fields: RequestFields) -> chat_pb2.ChatRequest:
+    """For one response: streams and `chat` give one, `alternatives` gives several."""
+    if fields.get("alternatives", 1) != 1:
+        raise InvalidInput("several responses come from `alternatives`", field="alternatives")
+    return chat_request(messages, fields)
+
+
+def _responses(reply: chat_pb2.ChatResponse) -> list[ResponseFields]:
     if not reply.responses:
         raise Unavailable("the server answered without a response")
-    response = reply.responses[0]
-    return ResponseFields(
-        response_id=response.response_id,
-        policy_id=response.policy_id,
-        conversation_id=reply.conversation_id,
-        text=response.message.content,
-        finish_reason=FINISH_REASONS[response.finish_reason],
-        usage=_usage(response.usage),
-        feedback_token=response.feedback_token,
-    )
+    return [ResponseFields.of(response, reply.conversation_id) for response in reply.responses]
 
 
-def _usage(usage: chat_pb2.Usage) -> Usage:
-    return Usage(usage.prompt_tokens, usage.output_tokens)
+def _tokens(ranked: Sequence[ResponseFields | Sequence[ResponseFields]]) -> list[list[str]]:
+    return [
+        [one.feedback_token for one in ([group] if isinstance(group, ResponseFields) else group)] for group in ranked
+    ]

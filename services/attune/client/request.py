@@ -1,7 +1,8 @@
 """From what an application says to the message on the wire."""
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from attune.errors import InvalidInput
 from attune.v1 import chat_pb2, event_pb2, feedback_pb2
@@ -13,8 +14,11 @@ ROLES: "dict[str, event_pb2.Role.ValueType]" = {
     "tool": event_pb2.ROLE_TOOL,
 }
 
-Messages = str | Sequence[Mapping[str, str]]
-"""One user message, or the conversation so far as `{"role": ..., "content": ...}`, the last one the user's."""
+Messages = str | Sequence[Mapping[str, Any]]
+"""One user message, or the conversation so far as `{"role": ..., "content": ...}`, the last one the user's or a tool's.
+
+An assistant's message may have `tool_calls` (a response's own), a tool's has the `tool_call_id` that it answers.
+"""
 
 
 class SamplingFields(TypedDict, total=False):
@@ -40,6 +44,9 @@ class RequestFields(SamplingFields, total=False):
     metadata: Mapping[str, str]
     may_store: bool
     may_train: bool
+    alternatives: int
+    tools: Sequence[Mapping[str, Any]]
+    policy_id: str
 
 
 def chat_request(messages: Messages, fields: RequestFields) -> chat_pb2.ChatRequest:
@@ -50,9 +57,10 @@ def chat_request(messages: Messages, fields: RequestFields) -> chat_pb2.ChatRequ
     turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
     try:
         return chat_pb2.ChatRequest(
-            messages=[event_pb2.Message(role=_role(turn["role"]), content=turn["content"]) for turn in turns],
+            messages=[_message(turn) for turn in turns],
             sampling=event_pb2.Sampling(**sampling),  # type: ignore[arg-type]
             consent=consent,
+            tools=[_tool(tool) for tool in given.pop("tools", ())],  # type: ignore[attr-defined]
             **given,  # type: ignore[arg-type]
         )
     except KeyError as error:
@@ -61,14 +69,44 @@ def chat_request(messages: Messages, fields: RequestFields) -> chat_pb2.ChatRequ
         raise InvalidInput(f"the request does not fit: {error}") from None
 
 
-def thumb_request(
-    feedback_token: str, thumb: "event_pb2.Thumb.ValueType", comment: str, retracted: bool = False
-) -> feedback_pb2.SubmitFeedbackRequest:
+def signal_request(feedback_token: str, **signal: Any) -> feedback_pb2.SubmitFeedbackRequest:
     """Raises InvalidInput for a response that came without a token: its consent to be stored was denied."""
     if not feedback_token:
         raise InvalidInput("this response takes no feedback: it was not stored", field="feedback_token")
-    return feedback_pb2.SubmitFeedbackRequest(
-        feedback_token=feedback_token, thumb=thumb, comment=comment, retracted=retracted
+    try:
+        return feedback_pb2.SubmitFeedbackRequest(feedback_token=feedback_token, **signal)
+    except (TypeError, ValueError, UnicodeError) as error:
+        raise InvalidInput(f"the feedback does not fit: {error}") from None
+
+
+def ranking_request(ranks: Sequence[Sequence[str]]) -> feedback_pb2.SubmitFeedbackRequest:
+    """Of feedback tokens, best first; those in one group are tied."""
+    entries = [
+        feedback_pb2.RankingRequest.Entry(feedback_token=token, rank=rank)
+        for rank, group in enumerate(ranks, start=1)
+        for token in group
+    ]
+    return feedback_pb2.SubmitFeedbackRequest(ranking=feedback_pb2.RankingRequest(entries=entries))
+
+
+def _message(turn: Mapping[str, Any]) -> event_pb2.Message:
+    return event_pb2.Message(
+        role=_role(turn["role"]),
+        content=turn.get("content") or "",
+        tool_calls=[
+            event_pb2.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json)
+            for call in turn.get("tool_calls", ())
+        ],
+        tool_call_id=turn.get("tool_call_id", ""),
+    )
+
+
+def _tool(tool: Mapping[str, Any]) -> event_pb2.Tool:
+    parameters = tool.get("parameters")
+    return event_pb2.Tool(
+        name=tool["name"],
+        description=tool.get("description", ""),
+        parameters_json="" if parameters is None else json.dumps(parameters),
     )
 
 
