@@ -92,7 +92,7 @@ def ranking_request(ranks: Sequence[Sequence[str]]) -> feedback_pb2.SubmitFeedba
 def _message(turn: Mapping[str, Any]) -> event_pb2.Message:
     return event_pb2.Message(
         role=_role(turn["role"]),
-        content=turn.get("content") or "",
+        content=(turn.get("content") if turn.get("tool_calls") else turn["content"]) or "",
         tool_calls=[
             event_pb2.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json)
             for call in turn.get("tool_calls", ())
