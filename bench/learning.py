@@ -34,7 +34,7 @@ from attune.rehearsal.users import is_as_wished, judge_answer  # noqa: E402
 from attune.settings import TrainerSettings, load_settings  # noqa: E402
 from attune.trainer.candidate import Candidate, Watch, make_candidate  # noqa: E402
 from attune.trainer.evaluate import SkillItem, skill_shares  # noqa: E402
-from attune.trainer.examples import Example  # noqa: E402
+from attune.trainer.examples import Example, sample_replay  # noqa: E402
 from attune.trainer.gate import Limits, judge  # noqa: E402
 from attune.trainer.kto import KtoArguments  # noqa: E402
 from attune.trainer.model import answering_as, load_adapter, load_base  # noqa: E402
@@ -162,6 +162,10 @@ class Line:
         self.seed, self.shuffled = seed, shuffled
         self.heldout = demo.load_items(demo.HELDOUT)
         self.regression = bench.skill_items(demo.load_items(demo.REGRESSION))
+        self.replay = [
+            Example(list(item.prompt_token_ids), bench.template.answer(item.answer), True, "", BASE_POLICY, 0)
+            for item in bench.skill_items(demo.load_items(demo.REPLAY))
+        ]
         self.adapter: Path | None = None
         self.serving = BASE_POLICY
         self.examples: list[Example] = []
@@ -192,11 +196,13 @@ class Line:
 
     def _train(self, cycle: int, work: Path, note: str) -> None:
         started = time.monotonic()
+        trained = [example for example in self.examples if not is_heldout(example)]
         candidate = make_candidate(
             demo.MODEL,
             self.adapter,
-            [example for example in self.examples if not is_heldout(example)],
+            trained,
             [example for example in self.examples if is_heldout(example)],
+            replay=sample_replay(self.replay, len(trained), self.trainer.replay_share, self.seed),
             items=self.regression,
             known_skills={},
             arguments=KtoArguments(**self.trainer.kto.model_dump()),

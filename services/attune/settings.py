@@ -140,6 +140,12 @@ class TrainerSettings(_Section):
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: half the cores.")
     seed: int = Field(0, ge=0, lt=2**31, description="The same seed and data give the same policy.")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format that training computes in.")
+    replay: Path | None = Field(
+        None, description="The operator's own prompts with right answers that training goes over again, JSON lines."
+    )
+    replay_share: float = Field(
+        0.25, ge=0, le=4, description="How many of them go with the feedback, as a share of its examples."
+    )
     mlflow_uri: str | None = Field(None, description="MLflow tracking; absent: mlflow.db in the data folder.")
     kto: KtoSettings = KtoSettings()
     gate: GateSettings = GateSettings()

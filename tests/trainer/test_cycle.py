@@ -51,6 +51,8 @@ def cycles(tiny_model: Path, tmp_path: Path) -> Cycles:
             RegressionPrompt("words", persona, typed_messages([{"role": "user", "content": "w3 w4"}]), "w5")
             for persona in ("", "concierge", "tutor")
         ],
+        replay=[RegressionPrompt("words", "", typed_messages([{"role": "user", "content": "w1 w2"}]), "w3")] * 5,
+        replay_share=0.05,
         arguments=KtoArguments(
             learning_rate=3e-3, beta=0.3, anchor=0.3, epochs=1, batch_size=16, lora_rank=4, lora_alpha=8, warmup_share=0
         ),

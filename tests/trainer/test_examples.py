@@ -3,7 +3,7 @@ from pathlib import Path
 
 from tests.trainer.tiny import dataset_of, thumbs
 
-from attune.trainer.examples import least_label_share, read_examples, shuffled
+from attune.trainer.examples import Example, least_label_share, read_examples, sample_replay, shuffled
 
 
 def test_rows_come_oldest_first_by_split(tmp_path: Path) -> None:
@@ -39,3 +39,12 @@ def test_least_label_share() -> None:
     examples = [replace(example, liked=number < 3) for number, example in enumerate(thumbs(4))]
     assert least_label_share(examples) == 0.25
     assert least_label_share([]) == 0
+
+
+def test_replay_is_a_share_of_the_examples_and_the_same_every_time() -> None:
+    replay = [Example([number], [2], True, "", "base", 0) for number in range(100)]
+    chosen = sample_replay(replay, 80, 0.25, seed=1)
+    assert len(chosen) == 20
+    assert chosen == sample_replay(replay, 80, 0.25, seed=1) != sample_replay(replay, 80, 0.25, seed=2)
+    assert len(sample_replay(replay, 1000, 0.25, seed=1)) == 100
+    assert sample_replay([], 80, 0.25, seed=1) == []

@@ -51,6 +51,7 @@ class Laboratory:
             None,
             [example for example in examples if not is_heldout(example)],
             [example for example in examples if is_heldout(example)],
+            replay=[],
             items=self.bench.skill_items(regression),
             known_skills={},
             arguments=arguments,

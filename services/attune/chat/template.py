@@ -34,6 +34,7 @@ class ChatTemplate:
         self.hash = hashlib.sha256(self.text.encode()).hexdigest()
         self.tokenizer_hash = tokenizer_hash
         self.end_token_ids = end_token_ids
+        self._end_token_id: int = tokenizer.eos_token_id
         self._render = tokenizer.apply_chat_template
         self._parsing = _copy(tokenizer.backend_tokenizer)
         self._plain = _copy(tokenizer.backend_tokenizer)
@@ -92,6 +93,10 @@ class ChatTemplate:
                 if part
             )
         )
+
+    def answer(self, text: str) -> list[int]:
+        """The token ids of an answer as a model would have sampled it, with the token that ends it."""
+        return [*self._plain.encode(text, add_special_tokens=False).ids, self._end_token_id]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included."""

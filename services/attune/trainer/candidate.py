@@ -60,6 +60,7 @@ def make_candidate(
     train: Sequence[Example],
     heldout: Sequence[Example],
     *,
+    replay: Sequence[Example],
     items: Sequence[SkillItem],
     known_skills: Mapping[str, Mapping[str, float]],
     arguments: kto.KtoArguments,
@@ -71,6 +72,8 @@ def make_candidate(
 ) -> Candidate:
     """Trains from the base on `train` and measures against the serving policy (None: the base itself).
 
+    `replay`, right answers that are to stay likely, is trained on as if it were liked (general data mixed in, as in
+    InstructGPT, arXiv 2203.02155, section 3.5); no figure of the feedback counts it.
     `known_skills` are shares of right answers to the same items that need no measuring, of `base` and `serving`.
     The same inputs on the same machine give the same candidate. Raises TrainingStopped between two steps.
     """
@@ -80,7 +83,7 @@ def make_candidate(
     model: Any = kto.train(
         load_base(base_folder, dtype if torch.cuda.is_available() else "float32"),
         tokenizer,
-        shuffled(train, seed),
+        shuffled([*train, *replay], seed),
         arguments,
         mixed_precision=dtype == "bfloat16",
         seed=seed,

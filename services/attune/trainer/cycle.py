@@ -26,7 +26,7 @@ from attune.registry.rollouts import RolloutLog
 from attune.registry.verdict import Verdict
 from attune.trainer.candidate import SERVING, Watch, make_candidate
 from attune.trainer.evaluate import RegressionPrompt, SkillItem, items_sha256
-from attune.trainer.examples import Example, least_label_share, read_examples
+from attune.trainer.examples import Example, least_label_share, read_examples, sample_replay
 from attune.trainer.gate import Limits, Metrics, check_data, judge
 from attune.trainer.kto import KtoArguments, TrainingStopped
 from attune.trainer.outcomes import Ending, Outcome, Outcomes
@@ -51,6 +51,8 @@ class Cycles:
     rollouts: RolloutLog
     signer: PolicySigner
     regression: Sequence[RegressionPrompt]
+    replay: Sequence[RegressionPrompt]
+    replay_share: float
     arguments: KtoArguments
     limits: Limits
     enough_approval: float
@@ -181,6 +183,7 @@ class Cycles:
                 serving_folder,
                 train,
                 heldout,
+                replay=sample_replay(self._replay_examples(persona), len(train), self.replay_share, self.seed),
                 items=items,
                 known_skills={} if serving_folder is None else self._known_skills(serving, items_hash),
                 arguments=self.arguments,
@@ -208,6 +211,8 @@ class Cycles:
                     "dtype": self.dtype,
                     "serving_policy_id": serving,
                     "regression_sha256": items_hash,
+                    "replay_sha256": items_sha256(self._items(persona, self.replay)),
+                    "replay_share": self.replay_share,
                     **asdict(self.arguments),
                 },
                 metrics=flat,
@@ -247,10 +252,19 @@ class Cycles:
         return {BASE_POLICY: metrics.skill_shares("base"), SERVING: metrics.skill_shares("candidate")}
 
     def _skill_items(self, persona: Persona) -> list[SkillItem]:
-        """This persona's regression prompts: other personas have policies of their own."""
+        return self._items(persona, self.regression)
+
+    def _replay_examples(self, persona: Persona) -> list[Example]:
+        return [
+            Example(list(item.prompt_token_ids), self.template.answer(item.answer), True, "", BASE_POLICY, 0)
+            for item in self._items(persona, self.replay)
+        ]
+
+    def _items(self, persona: Persona, prompts: Sequence[RegressionPrompt]) -> list[SkillItem]:
+        """This persona's prompts: other personas have policies of their own."""
         return [
             SkillItem(prompt.skill, self.template.render(persona.system_prompt, prompt.messages), prompt.answer)
-            for prompt in self.regression
+            for prompt in prompts
             if prompt.persona in ("", persona.name)
         ]
 

@@ -48,6 +48,11 @@ def shuffled(examples: Iterable[Example], seed: int) -> Sequence[Example]:
     return order
 
 
+def sample_replay(replay: Sequence[Example], examples: int, share: float, seed: int) -> list[Example]:
+    """As many as `share` of the examples says, or all there are; the same for the same seed."""
+    return random.Random(f"replay/{seed}").sample(replay, min(len(replay), round(examples * share)))
+
+
 def least_label_share(examples: Sequence[Example]) -> float:
     """The share of the rarer thumb, 0 to 0.5."""
     liked = sum(example.liked for example in examples)

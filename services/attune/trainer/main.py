@@ -76,7 +76,7 @@ def prepare(settings: Settings) -> tuple["Cycles", Mapping[str, Persona]]:
     from attune.registry.policies import Registry
     from attune.registry.rollouts import RolloutLog
     from attune.trainer.cycle import Cycles, unix_ms
-    from attune.trainer.evaluate import read_regression_prompts
+    from attune.trainer.evaluate import RegressionPrompt, read_regression_prompts
     from attune.trainer.gate import Limits
     from attune.trainer.kto import KtoArguments
 
@@ -87,6 +87,13 @@ def prepare(settings: Settings) -> tuple["Cycles", Mapping[str, Persona]]:
     open_tracking(settings.mlflow_uri)
     personas = load_personas(settings.personas_folder)
     keys, registry = settings.data / "keys", settings.data / "registry"
+
+    def prompts_of(shipped: str, own: Path | None) -> list[RegressionPrompt]:
+        """The demo model's own prompts and the operator's, where there are any."""
+        files = [settings.model_folder.parent / shipped] if settings.model == "demo" else []
+        files += [] if own is None else [own]
+        return [prompt for file in files for prompt in read_regression_prompts(file, personas)]
+
     cycles = Cycles(
         folder=settings.data / "trainer",
         base_folder=settings.model_folder,
@@ -95,9 +102,9 @@ def prepare(settings: Settings) -> tuple["Cycles", Mapping[str, Persona]]:
         registry=Registry(registry, PolicyVerifier.load_or_create(keys)),
         rollouts=RolloutLog(registry),
         signer=PolicySigner.load_or_create(keys),
-        regression=[
-            prompt for file in _regression_files(settings) for prompt in read_regression_prompts(file, personas)
-        ],
+        regression=prompts_of("regression.jsonl", gate.prompts),
+        replay=prompts_of("replay.jsonl", trainer.replay),
+        replay_share=trainer.replay_share,
         arguments=KtoArguments(**trainer.kto.model_dump()),
         limits=Limits(**gate.model_dump(exclude={"enough_approval", "prompts"})),
         enough_approval=gate.enough_approval,
@@ -135,12 +142,6 @@ def _run_if_due(settings: Settings, cycles: "Cycles", persona: Persona, watch: "
             _show_state("idle")
     _show_outcome(outcome)
     return outcome
-
-
-def _regression_files(settings: Settings) -> list[Path]:
-    """The demo model's own prompts and the operator's, where there are any."""
-    files = [settings.model_folder.parent / "regression.jsonl"] if settings.model == "demo" else []
-    return files if settings.trainer.gate.prompts is None else [*files, settings.trainer.gate.prompts]
 
 
 def _watch(stopping: Callable[[], bool]) -> "Watch":

@@ -10,7 +10,7 @@ from attune.personas.persona import load_personas
 from attune.rehearsal.demo import words
 from attune.rehearsal.demo.dialogues import SCORED_SKILLS, training_dialogue
 from attune.rehearsal.demo.errands import ERRANDS, HELDOUT_FRAMES, TRAINED_FRAMES
-from attune.rehearsal.demo.items import ERRANDS_SKILL, HELDOUT, PERSONAS, REGRESSION, load_items
+from attune.rehearsal.demo.items import ERRANDS_SKILL, HELDOUT, PERSONAS, REGRESSION, REPLAY, load_items
 from attune.rehearsal.demo.prompts import likes, user_prompts
 
 
@@ -72,3 +72,11 @@ def test_both_personas_load():
 
 def _key(item):
     return item.persona, tuple(message["content"] for message in item.messages)
+
+
+def test_what_is_gone_over_again_is_never_what_is_asked_at_the_gate_or_in_the_report() -> None:
+    replay = {str((item.persona, item.messages)) for item in load_items(REPLAY)}
+    asked = {str((item.persona, item.messages)) for file in (REGRESSION, HELDOUT) for item in load_items(file)}
+    assert len(replay) == 750
+    assert not replay & asked
+    assert all(item.answer is not None for item in load_items(REPLAY))

@@ -18,14 +18,15 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from attune.rehearsal.demo.dialogues import SCORED_SKILLS, Turn, heldout_items, training_dialogue
-from attune.rehearsal.demo.items import ERRANDS_SKILL, HELDOUT, MODEL, REGRESSION, save_items
+from attune.rehearsal.demo.dialogues import SCORED_SKILLS, Turn, heldout_items, trained_items, training_dialogue
+from attune.rehearsal.demo.items import ERRANDS_SKILL, HELDOUT, MODEL, REGRESSION, REPLAY, save_items
 
 Progress = Callable[[str], None]
 
 DEFAULT_SEED = 1
 DEFAULT_SECONDS = 286.0
 ITEMS_PER_SKILL = 210
+REPLAY_PER_SKILL = 150
 HELDOUT_ERRANDS = 160
 
 # What one step takes on two cores, start and evaluation aside; it turns the asked seconds into a number of steps.
@@ -241,8 +242,11 @@ def build_demo_model(target: Path, seed: int, seconds: float, progress: Progress
         torch.set_num_threads(threads_before)
 
 
-def write_items(regression: Path, heldout: Path) -> None:
-    """Writes the gate's and the report's items: different ones, both from the held-out side. The same every time."""
+def write_items(regression: Path, heldout: Path, replay: Path) -> None:
+    """Writes the gate's and the report's items, different ones, from the held-out side, and a trainer's replay from the
+    trained side. The same every time.
+    """
+    save_items(replay, [item for skill in SCORED_SKILLS for item in trained_items(0, skill, REPLAY_PER_SKILL)])
     for_gate, for_report = [], []
     for skill in SCORED_SKILLS:
         items = heldout_items(0, skill, 2 * ITEMS_PER_SKILL)
@@ -267,7 +271,7 @@ def main() -> None:
     arguments = parser.parse_args()
     build_demo_model(arguments.target, arguments.seed, arguments.seconds, _show, arguments.threads)
     if arguments.target == MODEL:
-        write_items(REGRESSION, HELDOUT)
+        write_items(REGRESSION, HELDOUT, REPLAY)
 
 
 if __name__ == "__main__":

@@ -475,13 +475,21 @@ def one_item(rng: random.Random, skill: str, persona: str, heldout: bool) -> Ite
 
 def heldout_items(seed: int, skill: str, number: int) -> list[Item]:
     """That many different held-out items: of a style in its persona, of errands as the concierge, else in both."""
-    rng = random.Random(f"{seed}/{skill}")
+    return _different_items(random.Random(f"{seed}/{skill}"), skill, number, heldout=True)
+
+
+def trained_items(seed: int, skill: str, number: int) -> list[Item]:
+    """The same from the side that training texts come from."""
+    return _different_items(random.Random(f"{seed}/{skill}/trained"), skill, number, heldout=False)
+
+
+def _different_items(rng: random.Random, skill: str, number: int, *, heldout: bool) -> list[Item]:
     seen: dict[str, Item] = {}
     while len(seen) < number:
         if skill.startswith("style-"):
             persona = skill.removeprefix("style-")
         else:
             persona = CONCIERGE if skill == ERRANDS_SKILL else rng.choice((CONCIERGE, TUTOR))
-        item = one_item(rng, skill, persona, True)
+        item = one_item(rng, skill, persona, heldout)
         seen.setdefault(f"{item.persona} {item.messages}", item)
     return list(seen.values())

@@ -10,6 +10,7 @@ MODEL = FOLDER / "model"
 PERSONAS = FOLDER / "personas"
 REGRESSION = FOLDER / "regression.jsonl"
 HELDOUT = FOLDER / "heldout.jsonl"
+REPLAY = FOLDER / "replay.jsonl"
 
 ERRANDS_SKILL = "errands"
 
