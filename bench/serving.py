@@ -1,4 +1,4 @@
-"""Measures serving: attune's gRPC server, vLLM's OpenAI server, and bare AsyncLLM: `python bench/serving.py`.
+"""Measures serving: attune over gRPC and HTTP, vLLM's OpenAI server, bare AsyncLLM: `python bench/serving.py`.
 
 The same model, engine flags, prompts (32 tokens as the engine gets them) and cores for all three; 64 tokens out, for
 which all three are told to go on past the end of the answer. Each client asks again as soon as its answer is there.
@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import platform
+import random
 import re
 import shutil
 import signal
@@ -34,6 +35,7 @@ import psutil
 import uvloop
 
 from attune.chat.template import ChatTemplate
+from attune.personas.api_keys import API_KEY_VARIABLE, local_api_key
 from attune.runtime import read_endpoints
 from attune.settings import load_settings
 from attune.v1 import chat_pb2, chat_pb2_grpc, event_pb2
@@ -45,9 +47,16 @@ START_SECONDS = 300
 STOP_SECONDS = 60
 TEMPERATURE = 0.8
 
-ENGINES = {"bare": "bare AsyncLLM", "openai": "vLLM's OpenAI server", "attune": "attune (gRPC)"}
+ENGINES = {
+    "bare": "bare AsyncLLM",
+    "openai": "vLLM's OpenAI server",
+    "attune": "attune (gRPC)",
+    "http": "attune (HTTP)",
+}
+OURS = ("attune", "http")
 IN_CORE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 MODEL = load_settings(None).model_folder
+API_KEY = os.environ.get(API_KEY_VARIABLE, "")
 WORDS = tuple(
     re.findall(r"\w+", "what can you tell me about the river and the old town near here today please my friend")
 )
@@ -139,10 +148,10 @@ class Server:
                     *flags,
                 ]
             case name:
-                return [sys.executable, __file__, f"serve-{name}"]
+                return [sys.executable, __file__, "serve-attune" if name in OURS else f"serve-{name}"]
 
     def _environment(self) -> dict[str, str]:
-        if self.name != "attune":
+        if self.name not in OURS:
             return {}
         personas = self._folder / "personas"
         personas.mkdir()
@@ -171,7 +180,8 @@ class Server:
             self._address = f"127.0.0.1:{self._port}"
             return answers_http(self._port)
         with contextlib.suppress(Exception):
-            self._address = f"127.0.0.1:{read_endpoints(self._folder / 'data', 'inference')['grpc']}"
+            endpoints = read_endpoints(self._folder / "data", "inference")
+            self._address = f"127.0.0.1:{endpoints['grpc' if self.name == 'attune' else 'http']}"
             return True
         return False
 
@@ -206,7 +216,8 @@ class Server:
         for number in range(count):
             command = [sys.executable, __file__, f"ask-{self.name}", self._address]
             command += [str(clients // count), str(requests // count), str(number)]
-            processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            environment = {**os.environ, API_KEY_VARIABLE: local_api_key(self._folder / "data")}
+            processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment))
             psutil.Process(processes[-1].pid).cpu_affinity(list(cores))
         outputs = [process.communicate(timeout=600)[0] for process in processes]
         return [Answer(*fields) for output in outputs for fields in json.loads(output)]
@@ -298,7 +309,7 @@ async def ask_attune(address: str, clients: int, requests: int, part: int) -> li
         async def ask(number: int) -> Answer:
             asked, first, tokens, messages = time.monotonic(), 0.0, 0, 0
             request = chat_pb2.ChatRequest(messages=[message(prompts[number % len(prompts)])], sampling=sampling)
-            async for chunk in stub.StreamChat(request):
+            async for chunk in stub.StreamChat(request, metadata=(("authorization", f"Bearer {API_KEY}"),)):
                 first = first or time.monotonic()
                 tokens += chunk.tokens
                 messages += 1
@@ -321,6 +332,7 @@ async def ask_attune(address: str, clients: int, requests: int, part: int) -> li
 
 
 async def ask_openai(address: str, clients: int, requests: int, part: int) -> list[Answer]:
+    """vLLM's server, or with a key ours: the same body but for what is told of each token."""
     import aiohttp
 
     prompts = texts(ChatTemplate.load(MODEL))
@@ -330,17 +342,17 @@ async def ask_openai(address: str, clients: int, requests: int, part: int) -> li
         async def ask(number: int) -> Answer:
             asked, first, usage, messages = time.monotonic(), 0.0, {}, 0
             body = {
-                "model": str(MODEL),
+                "model": PERSONA if API_KEY else str(MODEL),
                 "messages": [{"role": "user", "content": prompts[number % len(prompts)]}],
                 "temperature": TEMPERATURE,
                 "max_tokens": OUTPUT_TOKENS,
-                "ignore_eos": True,
-                "logprobs": True,
-                "top_logprobs": 0,
                 "stream": True,
                 "stream_options": {"include_usage": True},
+                # Ours takes the log-probability of every token anyway, and was told to go on by its settings.
+                **({} if API_KEY else {"ignore_eos": True, "logprobs": True, "top_logprobs": 0}),
             }
-            async with session.post(f"http://{address}/v1/chat/completions", json=body) as response:
+            headers = {"authorization": f"Bearer {API_KEY}"} if API_KEY else {}
+            async with session.post(f"http://{address}/v1/chat/completions", json=body, headers=headers) as response:
                 response.raise_for_status()
                 async for line in response.content:
                     if not line.startswith(b"data: {"):
@@ -475,7 +487,21 @@ def report(
                 f"| {spread(rounds, 'first_token_ms', 1)}; {spread(rounds, 'first_token_p95_ms', 1)} "
                 f"| {spread(rounds, 'front_us_per_token', 0)} | {spread(rounds, 'tokens_per_message', 2)} |"
             )
+    lines += ["", "Ratios within a round, median with the 95 % interval of a bootstrap over rounds:", ""]
+    for clients in options.clients:
+        for ours, reference in (("attune", "bare"), ("attune", "openai"), ("http", "openai")):
+            if ours in options.engines and reference in options.engines:
+                ratio = paired(readings[ours, clients], readings[reference, clients])
+                lines.append(f"- {clients} clients, tokens/s, {ENGINES[ours]} to {ENGINES[reference]}: {ratio}")
     return "\n".join(lines) + "\n"
+
+
+def paired(ours: Sequence[Reading], theirs: Sequence[Reading]) -> str:
+    """Ours to theirs in tokens/s: what the rounds say together, whatever else the machine did meanwhile."""
+    ratios = [one.tokens_per_second / other.tokens_per_second for one, other in zip(ours, theirs, strict=True)]
+    draw = random.Random(1)
+    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(2000))
+    return f"{statistics.median(ratios):.2f} ({medians[50]:.2f} to {medians[-50]:.2f})"
 
 
 def spread(rounds: Sequence[Reading], name: str, digits: int) -> str:
@@ -524,7 +550,7 @@ if __name__ == "__main__":
             asyncio.run(serve_bare())
         case ["serve-attune"]:
             uvloop.run(serve_attune())
-        case [("ask-attune" | "ask-openai") as what, address, clients, requests, part]:
+        case [("ask-attune" | "ask-http" | "ask-openai") as what, address, clients, requests, part]:
             ask_all = ask_attune if what == "ask-attune" else ask_openai
             found = asyncio.run(ask_all(address, int(clients), int(requests), int(part)))
             print(json.dumps([list(asdict(answer).values()) for answer in found]))

@@ -125,6 +125,7 @@ class House:
         stall_seconds: float = 30,
         personas: Sequence[Persona] = tuple(PERSONAS.values()),
         tenants: Mapping[str, TenantSettings] | None = None,
+        cors_origins: tuple[str, ...] = ("https://app.example.org",),
     ) -> "AsyncIterator[House]":
         keys = Keys.load_or_create(folder / "keys")
         signer = PolicySigner.load_or_create(folder / "keys")
@@ -170,7 +171,7 @@ class House:
             known,
             access,
             limits=Limits(1 << 20, stall_seconds),
-            cors_origins=("https://app.example.org",),
+            cors_origins=cors_origins,
         )
         server = InferenceServer(
             grpc_server,
