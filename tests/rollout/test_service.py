@@ -5,7 +5,9 @@ import pytest
 import pytest_asyncio
 
 from attune import rpc
+from attune.access import Role
 from attune.personas.store import Personas
+from attune.rollout.promotion import Promotion
 from attune.rollout.service import PolicyService
 from attune.v1 import policy_pb2, policy_pb2_grpc
 from tests.keyed import key_store, keyed_channel
@@ -153,3 +155,44 @@ async def test_a_damaged_log_is_data_loss_for_the_caller(
     (house.data / "registry" / "rollouts" / "default" / "concierge" / "1.json").write_bytes(b"{")
     assert (await refusal(stub.GetRollout(policy_pb2.GetRolloutRequest())))[0] == "DATA_LOSS"
     assert (await refusal(stub.RollBack(policy_pb2.RollBackRequest(policy_id="base"))))[0] == "DATA_LOSS"
+
+
+@pytest.mark.parametrize("method", ["ListPolicies", "GetRollout", "ApprovePolicy", "RollBack"])
+async def test_another_tenant_sees_no_persona_of_the_first(house: House, method: str) -> None:
+    store, _ = key_store(house.data)
+    policy_id = house.publish()
+    server = rpc.build_server(store, max_message_bytes=1 << 16)
+    service = PolicyService(house.registry, house.log, Personas(PERSONAS.values(), "concierge"), base_model_hash=BASE)
+    policy_pb2_grpc.add_PolicyServiceServicer_to_server(service, server)
+    port = rpc.bind(server, "127.0.0.1", 0)
+    await server.start()
+    request = getattr(policy_pb2, f"{method}Request")(persona="concierge")
+    if method in ("ApprovePolicy", "RollBack"):
+        request.policy_id = policy_id
+    async with keyed_channel(f"127.0.0.1:{port}", store.create("acme", tuple(Role))) as channel:
+        code, _ = await refusal(getattr(policy_pb2_grpc.PolicyServiceStub(channel), method)(request, timeout=10))
+    await server.stop(None)
+    assert code == "NOT_FOUND"
+
+
+async def test_where_a_person_is_to_approve_a_policy_waits_for_it(house: House) -> None:
+    store, api_key = key_store(house.data)
+    careful = {name: one.model_copy(update={"approval": "person"}) for name, one in PERSONAS.items()}
+    policy_id = house.publish()
+    Promotion(house.registry, house.log, tuple(careful.values()), base_model_hash=BASE).turn()
+    assert house.log.current("default", "concierge") is None
+    server = rpc.build_server(store, max_message_bytes=1 << 16)
+    service = PolicyService(house.registry, house.log, Personas(careful.values(), "concierge"), base_model_hash=BASE)
+    policy_pb2_grpc.add_PolicyServiceServicer_to_server(service, server)
+    port = rpc.bind(server, "127.0.0.1", 0)
+    await server.start()
+    async with keyed_channel(f"127.0.0.1:{port}", api_key) as channel:
+        stub = policy_pb2_grpc.PolicyServiceStub(channel)
+        (listed,) = (await stub.ListPolicies(policy_pb2.ListPoliciesRequest())).policies
+        assert listed.awaits_approval
+        code, _ = await refusal(stub.ApprovePolicy(policy_pb2.ApprovePolicyRequest(policy_id="base")))
+        assert code == "INVALID_ARGUMENT"
+        approved = await stub.ApprovePolicy(policy_pb2.ApprovePolicyRequest(policy_id=policy_id, reason="read it"))
+        assert (approved.current.author, approved.current.shares[0].policy_id) == ("operator", policy_id)
+        assert not (await stub.ListPolicies(policy_pb2.ListPoliciesRequest())).policies[0].awaits_approval
+    await server.stop(None)
