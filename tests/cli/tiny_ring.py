@@ -117,7 +117,7 @@ def _service(name: str, environment: Mapping[str, str]) -> int:
     if name == "inference":
         metrics.ENGINE_SERVING.set(1)
         metrics.POLICY_IN_SERVICE.labels("concierge").set(0)
-    runtime.write_endpoints(data, name, grpc=1, metrics=port)
+    runtime.write_endpoints(data, name, grpc=1, http=2, metrics=port)
     seen = ""
     while not stopping.wait(0.05):
         now = orders_file.read_text() if orders_file.exists() else ""
