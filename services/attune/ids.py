@@ -33,6 +33,12 @@ def new_response_id(tenant: str, key: bytes) -> str:
     return f"r-{unique}-{_mac(tenant, unique, key)}"
 
 
+def imported_response_id(tenant: str, import_id: str, index: int, key: bytes) -> str:
+    """The id of an answer that came from elsewhere: the same import always has the same."""
+    unique = hmac.new(key, f"import\0{tenant}\0{import_id}\0{index}".encode(), hashlib.sha256).hexdigest()[:32]
+    return f"r-{unique}-{_mac(tenant, unique, key)}"
+
+
 def check_response_id(response_id: str, tenant: str, key: bytes) -> None:
     """Raises NotFound unless this installation made the id for this tenant."""
     match = _RESPONSE_ID.fullmatch(response_id)

@@ -28,6 +28,7 @@ from attune.inference.feedback import Feedback
 from attune.inference.http.app import Limits, build_app
 from attune.inference.http.server import HttpServer, bind
 from attune.inference.idempotency import Idempotency
+from attune.inference.imports import Imports
 from attune.inference.main import InferenceServer
 from attune.inference.parsing import Parsing
 from attune.inference.policies import Policies
@@ -180,6 +181,7 @@ class House:
             policies=policies,
             chat=chat,
             feedback=feedback,
+            imports=Imports(log, keys, known, idempotency),
             stall_seconds=stall_seconds,
         )
         await server.open()

@@ -15,6 +15,7 @@ from attune.eventlog.log import FEEDBACK, EventLog
 from attune.ids import check_response_id, hash_end_user, read_feedback_token
 from attune.inference.capture import event_header
 from attune.inference.idempotency import Idempotency, Name
+from attune.inference.in_order import answered_in_order
 from attune.inference.signals import check_request, signal_label, signal_name
 from attune.keys import Keys
 from attune.personas.store import Personas
@@ -73,38 +74,19 @@ class Feedback:
             self.idempotency.release(name)
         return feedback_pb2.SubmitFeedbackResponse(feedback_id=event.header.event_id)
 
-    async def submit_batch(
+    def submit_batch(
         self, requests: AsyncIterator[feedback_pb2.SubmitFeedbackRequest], caller: Caller
     ) -> AsyncIterator[feedback_pb2.SubmitFeedbackResult]:
-        """One result for each, in their order. Some are on their way at once, so that they share a commit."""
-        waiting: asyncio.Queue[asyncio.Task[feedback_pb2.SubmitFeedbackResult] | None] = asyncio.Queue(_BATCH)
+        """One result for each, in their order; what is refused does not end the stream."""
 
-        async def take() -> None:
-            index = 0
+        async def one(index: int, request: feedback_pb2.SubmitFeedbackRequest) -> feedback_pb2.SubmitFeedbackResult:
             try:
-                async for request in requests:
-                    await waiting.put(asyncio.create_task(self._one(index, request, caller)))
-                    index += 1
-            finally:
-                await waiting.put(None)
+                accepted = await self.submit(request, caller)
+            except AttuneError as error:
+                return feedback_pb2.SubmitFeedbackResult(index=index, refused=refusal(error))
+            return feedback_pb2.SubmitFeedbackResult(index=index, accepted=accepted)
 
-        taking = asyncio.create_task(take())
-        try:
-            while (task := await waiting.get()) is not None:
-                yield await task
-            await taking
-        finally:
-            taking.cancel()
-            await asyncio.gather(taking, return_exceptions=True)
-
-    async def _one(
-        self, index: int, request: feedback_pb2.SubmitFeedbackRequest, caller: Caller
-    ) -> feedback_pb2.SubmitFeedbackResult:
-        try:
-            accepted = await self.submit(request, caller)
-        except AttuneError as error:
-            return feedback_pb2.SubmitFeedbackResult(index=index, refused=refusal(error))
-        return feedback_pb2.SubmitFeedbackResult(index=index, accepted=accepted)
+        return answered_in_order(requests, one)
 
     async def _append(self, event: event_pb2.FeedbackEvent) -> None:
         key = (event.conversation_id or event.response_id).encode()
@@ -223,10 +205,6 @@ class Feedback:
             response_id=response_id,
             end_user=hash_end_user(caller.tenant, end_user_id, self.keys.end_user),
         )
-
-
-# Feedback of one stream that is on its way at once.
-_BATCH = 256
 
 
 def refusal(error: AttuneError) -> feedback_pb2.Refusal:

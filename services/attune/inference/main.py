@@ -25,11 +25,12 @@ from attune.inference.chat import Chat
 from attune.inference.chat_rpc import ChatService
 from attune.inference.engine import Dialect, Engine, EngineOptions
 from attune.inference.feedback import Feedback
-from attune.inference.feedback_rpc import FeedbackService
+from attune.inference.feedback_rpc import FeedbackService, ImportService
 from attune.inference.health import HealthMonitor
 from attune.inference.http.app import Limits, build_app
 from attune.inference.http.server import HttpServer, bind
 from attune.inference.idempotency import Idempotency
+from attune.inference.imports import Imports
 from attune.inference.parsing import Parsing
 from attune.inference.policies import Policies
 from attune.inference.quota import Quotas
@@ -50,6 +51,8 @@ logger = logging.getLogger("attune.inference")
 
 _CHAT = chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name
 _FEEDBACK = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"].full_name
+
+_IMPORT = feedback_pb2.DESCRIPTOR.services_by_name["ImportService"].full_name
 
 _WARM_UP_SECONDS = 300.0
 _CLOSE_SECONDS = 2.0
@@ -135,6 +138,7 @@ async def serve(settings: Settings, *, ignore_end: bool = False) -> int:
                 feedback_token_seconds=inference.feedback_token_days * _DAY_SECONDS,
             )
             feedback = Feedback(log, keys, personas, idempotency)
+            imports = Imports(log, keys, personas, idempotency, settings.tenants)
             app = build_app(
                 chat,
                 feedback,
@@ -144,7 +148,9 @@ async def serve(settings: Settings, *, ignore_end: bool = False) -> int:
                 cors_origins=inference.cors_origins,
             )
             http = HttpServer(app, listening)
-            service = InferenceServer(server, http, engine, policies=policies, chat=chat, feedback=feedback)
+            service = InferenceServer(
+                server, http, engine, policies=policies, chat=chat, feedback=feedback, imports=imports
+            )
             await service.warm_up()
             await service.open()
             write_endpoints(settings.data, "inference", grpc=grpc_port, http=http_port, metrics=metrics_port)
@@ -177,6 +183,7 @@ class InferenceServer:
         policies: Policies,
         chat: Chat,
         feedback: Feedback,
+        imports: Imports,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self._server = server
@@ -187,8 +194,9 @@ class InferenceServer:
         self._answers = health.aio.HealthServicer()
         chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatService(chat, stall_seconds), server)
         feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(FeedbackService(feedback), server)
+        feedback_pb2_grpc.add_ImportServiceServicer_to_server(ImportService(imports), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._answers, server)
-        rpc.add_reflection(server, (_CHAT, _FEEDBACK, health.SERVICE_NAME))
+        rpc.add_reflection(server, (_CHAT, _FEEDBACK, _IMPORT, health.SERVICE_NAME))
 
     async def warm_up(self) -> None:
         """Generates, for the first time compiles; then what the rollout log says is put in service."""
@@ -243,7 +251,7 @@ class InferenceServer:
         else:
             self._chat.admission.shut("engine", Unavailable("the engine does not answer", retry_after_seconds=5))
         state = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", _CHAT, _FEEDBACK):
+        for name in ("", _CHAT, _FEEDBACK, _IMPORT):
             await self._answers.set(name, state)
 
 

@@ -201,7 +201,9 @@ def response_row(payload: bytes, at: Position) -> dict[str, Any]:
     """
     event = event_pb2.ResponseEvent()
     _parse(event, payload)
-    _need(event, "response_id", "persona", "policy_id")
+    _need(event, "response_id", "persona")
+    if event.source == event_pb2.SOURCE_SERVED:
+        _need(event, "policy_id")
     if len(event.output_logprobs) not in (0, len(event.output_token_ids)):
         raise PoisonousRecord(
             f"{len(event.output_logprobs)} output_logprobs for {len(event.output_token_ids)} output_token_ids"
