@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from attune.cli.config import config_app
+from attune.cli.feedback import feedback_app
 from attune.cli.key import key_app
 from attune.cli.options import ConfigOption, DataOption, config_file, environment, read_settings
 from attune.cli.policy import policy_app
@@ -82,6 +83,7 @@ def build_demo_model(
 app.command("train")(train)
 app.command("rehearse")(rehearse)
 app.add_typer(policy_app, name="policy")
+app.add_typer(feedback_app, name="feedback")
 app.add_typer(key_app, name="key")
 app.add_typer(config_app, name="config")
 app.add_typer(demo_model_app, name="demo-model")

@@ -4,7 +4,7 @@ Thin: no retries, no pool of channels. Every call has a deadline, and every fail
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -170,6 +170,7 @@ class Client:
         self._channel = grpc.insecure_channel(address, options=_OPTIONS)
         self._chat = Authorized(chat_pb2_grpc.ChatServiceStub(self._channel), api_key)
         self._feedback = Authorized(feedback_pb2_grpc.FeedbackServiceStub(self._channel), api_key)
+        self._imports = Authorized(feedback_pb2_grpc.ImportServiceStub(self._channel), api_key)
 
     def chat(
         self, messages: Messages, *, timeout_seconds: float | None = None, **fields: Unpack[RequestFields]
@@ -208,6 +209,24 @@ class Client:
         except grpc.RpcError as failure:
             raise error_of(failure, self.address) from None
         return str(reply.feedback_id)
+
+    def submit_all(
+        self, requests: Iterable[feedback_pb2.SubmitFeedbackRequest], *, timeout_seconds: float = 3600
+    ) -> Iterator[feedback_pb2.SubmitFeedbackResult]:
+        """Sends much feedback in one stream; one result for each, in order, what was refused among them."""
+        try:
+            yield from self._feedback.SubmitFeedbackBatch(iter(requests), timeout=timeout_seconds)
+        except grpc.RpcError as failure:
+            raise error_of(failure, self.address) from None
+
+    def import_all(
+        self, requests: Iterable[feedback_pb2.ImportResponseRequest], *, timeout_seconds: float = 3600
+    ) -> Iterator[feedback_pb2.ImportResponseResult]:
+        """Sends answers from elsewhere in one stream; one result for each, in order, what was refused among them."""
+        try:
+            yield from self._imports.ImportResponses(iter(requests), timeout=timeout_seconds)
+        except grpc.RpcError as failure:
+            raise error_of(failure, self.address) from None
 
     def close(self) -> None:
         self._channel.close()

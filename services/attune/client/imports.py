@@ -1,0 +1,171 @@
+"""Files of answers that attune did not generate, as records to import. One JSON object a line.
+
+Each format is a function from a line's object to a `Record`; it raises InvalidInput for what it cannot read.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from attune.client.request import ROLES
+from attune.errors import InvalidInput
+from attune.v1 import event_pb2, feedback_pb2
+
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+
+
+@dataclass(frozen=True)
+class Record:
+    """Answers to one prompt, and what was said of them, by their place."""
+
+    request: feedback_pb2.ImportResponseRequest
+    # Best first; equal ranks are ties. Empty: not ranked.
+    ranks: Sequence[int] = ()
+    ratings: Mapping[int, int] = field(default_factory=dict)
+    thumbs: Mapping[int, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a file: a record, or why it is none."""
+
+    number: int
+    record: Record | None
+    reason: str = ""
+
+
+def read_lines(lines: Iterator[bytes], form: str, *, name: str, persona: str) -> Iterator[Line]:
+    """Every line, in order; import ids are made of the file's name and the line's content."""
+    for number, raw in enumerate(lines, start=1):
+        if not raw.strip():
+            continue
+        try:
+            row = json.loads(raw)
+            if not isinstance(row, dict):
+                raise InvalidInput("not a JSON object")
+            record = FORMATS[form](row)
+        except InvalidInput as error:
+            yield Line(number, None, error.message)
+        except (ValueError, RecursionError):
+            yield Line(number, None, "not JSON")
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            yield Line(number, None, f"not of the format {form}: {type(error).__name__} {str(error)[:80]}")
+        else:
+            record.request.import_id = record.request.import_id or _import_id(name, raw)
+            record.request.persona = record.request.persona or persona
+            yield Line(number, record)
+
+
+def _attune(row: Mapping[str, Any]) -> Record:
+    """`{"messages": [...], "answers": [{"content": ..., "rating": 4, "thumb": "up", "rank": 1}], "import_id": ...}`."""
+    answers = row["answers"]
+    return Record(
+        feedback_pb2.ImportResponseRequest(
+            import_id=row.get("import_id", ""),
+            persona=row.get("persona", ""),
+            messages=_messages(row["messages"]),
+            answers=[_message({"role": "assistant", "content": answer["content"]}) for answer in answers],
+            conversation_id=row.get("conversation_id", ""),
+            end_user_id=row.get("end_user_id", ""),
+            metadata=row.get("metadata", {}),
+        ),
+        ranks=[answer["rank"] for answer in answers] if all("rank" in answer for answer in answers) else (),
+        ratings={index: answer["rating"] for index, answer in enumerate(answers) if "rating" in answer},
+        thumbs={index: answer["thumb"] == "up" for index, answer in enumerate(answers) if "thumb" in answer},
+    )
+
+
+def _hh(row: Mapping[str, Any]) -> Record:
+    """`{"chosen": "\\n\\nHuman: ...\\n\\nAssistant: ...", "rejected": ...}`: two dialogues that share a beginning."""
+    chosen, rejected = _turns(row["chosen"]), _turns(row["rejected"])
+    if chosen[:-1] != rejected[:-1]:
+        raise InvalidInput("chosen and rejected answer different prompts")
+    if chosen[-1] == rejected[-1]:
+        raise InvalidInput("chosen and rejected are the same")
+    for turn in (chosen[-1], rejected[-1]):
+        if turn["role"] != "assistant" or not turn["content"]:
+            raise InvalidInput("a dialogue does not end with an answer")
+    request = feedback_pb2.ImportResponseRequest(
+        messages=_messages(chosen[:-1]), answers=[_message(chosen[-1]), _message(rejected[-1])]
+    )
+    return Record(request, ranks=(1, 2))
+
+
+def _ultrafeedback(row: Mapping[str, Any]) -> Record:
+    """`{"instruction": ..., "completions": [{"response": ..., "overall_score": 7.5}]}`."""
+    completions = row["completions"]
+    scores = [float(one["overall_score"]) for one in completions]
+    best_first = sorted(set(scores), reverse=True)
+    request = feedback_pb2.ImportResponseRequest(
+        messages=_messages([{"role": "user", "content": row["instruction"]}]),
+        answers=[_message({"role": "assistant", "content": one["response"]}) for one in completions],
+    )
+    return Record(request, ranks=[best_first.index(score) + 1 for score in scores] if len(scores) > 1 else ())
+
+
+def _openai_stored(row: Mapping[str, Any]) -> Record:
+    """A stored chat completion: the request's messages, and the completion's choices."""
+    messages = row.get("messages") or row["request"]["messages"]
+    choices = row.get("choices") or row["response"]["choices"]
+    request = feedback_pb2.ImportResponseRequest(
+        import_id=row.get("id", ""),
+        messages=_messages(messages),
+        answers=[_message(choice["message"]) for choice in choices],
+        metadata=row.get("metadata") or {},
+    )
+    return Record(request)
+
+
+FORMATS: dict[str, Callable[[Mapping[str, Any]], Record]] = {
+    "attune": _attune,
+    "hh": _hh,
+    "ultrafeedback": _ultrafeedback,
+    "openai-stored": _openai_stored,
+}
+
+
+def _turns(dialogue: str) -> list[dict[str, str]]:
+    """A blank line and `Human:` or `Assistant:` begin a turn; two turns of one side in a row are one."""
+    parts = _TURN.split("\n\n" + dialogue.strip())[1:]
+    turns: list[dict[str, str]] = []
+    for side, said in zip(parts[::2], parts[1::2], strict=True):
+        role = "user" if side == "Human" else "assistant"
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] = "\n\n".join(filter(None, (turns[-1]["content"], said.strip())))
+        else:
+            turns.append({"role": role, "content": said.strip()})
+    if len(turns) < 2:
+        raise InvalidInput("no dialogue of Human and Assistant")
+    return turns
+
+
+def _messages(rows: Sequence[Mapping[str, Any]]) -> list[event_pb2.Message]:
+    return [_message(row) for row in rows]
+
+
+def _message(row: Mapping[str, Any]) -> event_pb2.Message:
+    role = {"developer": "system"}.get(row["role"], row["role"])
+    if role not in ROLES:
+        raise InvalidInput("a message has an unknown role")
+    content = row.get("content") or ""
+    if not isinstance(content, str):
+        content = "".join(part["text"] for part in content)
+    try:
+        content.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput("a message holds half a character") from None
+    calls = [
+        event_pb2.ToolCall(id=call["id"], name=call["function"]["name"], arguments_json=call["function"]["arguments"])
+        for call in row.get("tool_calls") or ()
+    ]
+    return event_pb2.Message(
+        role=ROLES[role], content=content, tool_calls=calls, tool_call_id=row.get("tool_call_id") or ""
+    )
+
+
+def _import_id(name: str, raw: bytes) -> str:
+    digest = hashlib.sha256(raw.strip()).hexdigest()[:32]
+    return f"{name[:80]}-{digest}"
