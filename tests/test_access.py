@@ -12,10 +12,10 @@ from grpc_reflection.v1alpha import reflection_pb2
 from attune.access import NOBODY, RULES, KeyLimits, Role, admit
 from attune.errors import DataLoss, FailedPrecondition, InvalidInput, NotFound, PermissionDenied, Unauthenticated
 from attune.personas.api_keys import KeyStore, local_api_key
-from attune.v1 import chat_pb2, dataset_pb2, feedback_pb2, policy_pb2
+from attune.v1 import chat_pb2, feedback_pb2, policy_pb2
 
 FILES: list[FileDescriptor] = [
-    module.DESCRIPTOR for module in (chat_pb2, dataset_pb2, feedback_pb2, policy_pb2, health_pb2, reflection_pb2)
+    module.DESCRIPTOR for module in (chat_pb2, feedback_pb2, policy_pb2, health_pb2, reflection_pb2)
 ]
 METHODS = [
     f"{service.full_name}/{method.name}"

@@ -53,6 +53,7 @@ def test_the_start_screen_says_where_everything_listens(ring: subprocess.Popen[s
         assert f"metrics of {service}: http://127.0.0.1:{read_endpoints(tmp_path, service)['metrics']}/metrics" in text
     assert "the same for OpenAI clients: http://127.0.0.1:2/v1" in text
     assert "API key: " in text
+    assert "ak-" not in text
     assert "personas: concierge (default), tutor" in text
     assert f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db" in text
     assert f"logs: {tmp_path}/logs" in text

@@ -68,7 +68,7 @@ def up(settings: Settings, services: Sequence[Service], environment: Mapping[str
                 _say_start(settings, personas, console)
                 if _wait_until_ready(supervisor, watched, settings, stopping, console):
                     endpoints = {each.name: each.endpoints for each in watched}
-                    _say_places(places(settings, personas, endpoints), console)
+                    _say_places(places(settings, personas, endpoints, show_key=console.is_terminal), console)
                     _keep(supervisor, watched, settings, stopping, console)
             finally:
                 in_order = _drain(supervisor, watched, settings.supervisor.stop_seconds, hurried, console)
@@ -161,9 +161,9 @@ def _progress(console: Console) -> Iterator[Live | None]:
 
 
 def places(
-    settings: Settings, personas: Sequence[str], endpoints: Mapping[str, Mapping[str, int]]
+    settings: Settings, personas: Sequence[str], endpoints: Mapping[str, Mapping[str, int]], *, show_key: bool = False
 ) -> list[tuple[str, str]]:
-    """Where everything is, and what to do next: names and values."""
+    """Where everything is, and what to do next: names and values. A secret is for a person's eyes, not for a log."""
 
     def grpc(service: str) -> str:
         return address(getattr(settings, service).host, endpoints[service]["grpc"])
@@ -181,7 +181,7 @@ def places(
             "the same for OpenAI clients",
             f"http://{address(settings.inference.host, endpoints['inference']['http'])}/v1",
         ),
-        ("API key", _key_text(settings)),
+        ("API key", _key_text(settings, shown=show_key)),
         ("personas", ", ".join([f"{personas[0]} (default)", *personas[1:]])),
         ("policies", f"{grpc('rollout')} (gRPC)"),
         *((f"metrics of {service}", page) for service, page in zip(SERVICES, pages, strict=True)),
@@ -193,9 +193,11 @@ def places(
     ]
 
 
-def _key_text(settings: Settings) -> str:
+def _key_text(settings: Settings, *, shown: bool) -> str:
     key = local_api_key(settings.data)
-    return key or "attune key create"
+    if not key:
+        return "make one with `attune key create`"
+    return key if shown else f"in {settings.data / 'access' / 'development.key'}"
 
 
 def _say_places(rows: Sequence[tuple[str, str]], console: Console) -> None:

@@ -188,7 +188,7 @@ class SubmitFeedbackResponse(_message.Message):
     FEEDBACK_ID_FIELD_NUMBER: _builtins.int
     DUPLICATE_FIELD_NUMBER: _builtins.int
     feedback_id: _builtins.str
-    """The id of the logged event; with it a receipt can be asked for."""
+    """The id of the logged event."""
     duplicate: _builtins.bool
     """The same feedback was acknowledged before; nothing was logged this time."""
     def __init__(
