@@ -114,15 +114,16 @@ class _Service:
     async def chat_completions(self, request: Request, caller: Caller) -> Response:
         body = await self._read(request, bodies.ChatCompletion)
         asked = convert.chat_request(body, convert.client_request_id(request.headers))
+        seconds = _timeout_seconds(request.headers.get("attune-timeout-seconds"))
         created = int(time.time())
         if not body.stream:
             if body.stream_options is not None:
                 raise InvalidInput("stream_options needs stream to be true", field="stream_options")
-            answer = await _within(request, self._chat.answer(asked, caller))
+            answer = await _within(request, seconds, self._chat.answer(asked, caller))
             return JSONResponse(convert.completion(answer, body.model, created))
         chunks = self._chat.stream(asked, caller)
         try:
-            first = await _within(request, anext(chunks))
+            first = await _within(request, seconds, anext(chunks))
         except BaseException:
             await chunks.aclose()
             raise
@@ -191,9 +192,8 @@ class _Service:
             raise _complaint(error) from None
 
 
-async def _within(request: Request, work: Coroutine[Any, Any, _Answer]) -> _Answer:
+async def _within(request: Request, seconds: float | None, work: Coroutine[Any, Any, _Answer]) -> _Answer:
     """The work's outcome; ended when the caller goes away, or its own deadline passes."""
-    seconds = _timeout_seconds(request.headers.get("attune-timeout-seconds"))
     working = asyncio.ensure_future(work)
     going = asyncio.ensure_future(_gone(request))
     try:
