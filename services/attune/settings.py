@@ -36,7 +36,9 @@ class InferenceSettings(_Section):
         (), description="Web pages that browsers may call HTTP from, such as https://app.example.org."
     )
     metrics_port: int = Field(9101, ge=0, le=65535, description="Prometheus page; 0 takes a free port.")
-    max_concurrent_requests: int = Field(256, ge=1, le=65536, description="Chat calls at once; more are refused.")
+    max_concurrent_requests: int = Field(
+        256, ge=1, le=65536, description="Answers generated at once, each alternative one; more calls are refused."
+    )
     max_message_bytes: int = Field(1 << 20, ge=1 << 12, le=1 << 26, description="Largest gRPC message taken, bytes.")
     max_concurrent_tokens: int = Field(
         1 << 20, ge=1, description="Tokens that running chat calls may read and write together; more are refused."

@@ -1,9 +1,11 @@
-import pytest
+from collections import Counter
 
-from attune.access import Caller, KeyLimits
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from attune.errors import ResourceExhausted, Unavailable
-from attune.inference.admission import Admission
-from attune.inference.quota import Quotas
+from attune.inference.admission import Admission, Ticket
 
 
 class Clock:
@@ -16,7 +18,9 @@ class Clock:
 async def test_a_tenant_alone_may_have_every_place() -> None:
     admission = Admission(4, 1000)
     tickets = [admission.enter("one", 10) for _ in range(4)]
-    with pytest.raises(ResourceExhausted, match="4 calls are running; this server takes 4") as refusal:
+    with pytest.raises(
+        ResourceExhausted, match="4 answers are running and 1 more are asked for; this server takes 4"
+    ) as refusal:
         admission.enter("one", 10)
     assert refusal.value.retry_after_seconds == 1
     for ticket in tickets:
@@ -40,6 +44,29 @@ async def test_a_second_tenant_gets_its_part_as_places_come_free() -> None:
     admission.enter("two", 1)
     with pytest.raises(ResourceExhausted):
         admission.enter("one", 1)
+
+
+async def test_a_tenant_of_few_long_calls_leaves_tokens_to_the_others() -> None:
+    admission = Admission(100, 1000, Clock())
+    tickets = [admission.enter("long", 250) for _ in range(4)]
+    with pytest.raises(ResourceExhausted, match="1000 tokens are running"):
+        admission.enter("short", 100)
+    tickets.pop().leave()
+    with pytest.raises(ResourceExhausted, match=r"750 tokens of yours are running.*your part is 500"):
+        admission.enter("long", 250)
+    for _ in range(2):
+        admission.enter("short", 100)
+
+
+async def test_each_alternative_counts() -> None:
+    admission = Admission(8, 1000)
+    ticket = admission.enter("one", 10, answers=7)
+    with pytest.raises(ResourceExhausted, match="7 answers are running and 2 more are asked for"):
+        admission.enter("one", 10, answers=2)
+    admission.enter("one", 10)
+    assert admission.running == 8
+    ticket.leave()
+    assert admission.running == 1
 
 
 async def test_a_claim_is_forgotten_when_nobody_comes_back() -> None:
@@ -73,54 +100,48 @@ async def test_a_shut_door_says_why_until_it_is_opened() -> None:
     admission.enter("one", 1)
 
 
-def caller(**limits: int) -> Caller:
-    return Caller("acme", "k", frozenset(), KeyLimits(**limits))
+_MOST_ANSWERS, _MOST_TOKENS = 16, 1600
+calls = st.tuples(st.sampled_from("abcd"), st.integers(1, 8), st.integers(1, 400))
+steps = st.lists(st.one_of(calls, st.integers(0, 30)), max_size=200)
 
 
-def test_requests_a_minute_are_counted_and_come_back() -> None:
-    clock = Clock()
-    quotas = Quotas(clock)
-    for _ in range(2):
-        quotas.charge(caller(requests_per_minute=2), 5)
-    with pytest.raises(ResourceExhausted, match="requests_per_minute of 2 is used up") as refusal:
-        quotas.charge(caller(requests_per_minute=2), 5)
-    assert refusal.value.retry_after_seconds == pytest.approx(30)
-    clock.seconds = 30
-    quotas.charge(caller(requests_per_minute=2), 5)
+@given(steps)
+async def test_whatever_comes_the_whole_is_never_exceeded_and_nothing_leaks(
+    steps: list[tuple[str, int, int] | int],
+) -> None:
+    admission = Admission(_MOST_ANSWERS, _MOST_TOKENS, Clock())
+    held: list[tuple[Ticket, int, int]] = []
+    for step in steps:
+        if isinstance(step, int):
+            if held:
+                held.pop(step % len(held))[0].leave()
+            continue
+        tenant, answers, tokens = step
+        try:
+            held.append((admission.enter(tenant, tokens, answers), answers, tokens))
+        except ResourceExhausted:
+            assert held
+        assert admission.running == sum(answers for _, answers, _ in held) <= _MOST_ANSWERS
+        assert sum(tokens for _, _, tokens in held) <= _MOST_TOKENS
+    for ticket, _, _ in held:
+        ticket.leave()
+    assert await admission.wait_idle(1)
+    assert not admission._answers
+    assert not admission._tokens
 
 
-def test_tokens_that_were_not_used_are_given_back() -> None:
-    quotas = Quotas(Clock())
-    charge = quotas.charge(caller(tokens_per_minute=100), 90)
-    with pytest.raises(ResourceExhausted, match="tokens_per_minute"):
-        quotas.charge(caller(tokens_per_minute=100), 90)
-    charge.settle(5)
-    charge.settle(5)
-    quotas.charge(caller(tokens_per_minute=100), 90)
-
-
-def test_a_refusal_charges_nothing() -> None:
-    quotas = Quotas(Clock())
-    limits = caller(tokens_per_minute=1000, tokens_per_day=50)
-    quotas.charge(limits, 50)
-    for _ in range(30):
-        with pytest.raises(ResourceExhausted, match="tokens_per_day"):
-            quotas.charge(limits, 50)
-    (bucket,) = (bucket for name, bucket in quotas._uses["k"].tokens if name == "tokens_per_minute")
-    assert bucket.level == 950
-
-
-def test_calls_at_once_are_bounded_by_key() -> None:
-    quotas = Quotas(Clock())
-    charge = quotas.charge(caller(concurrent_requests=1), 5)
-    with pytest.raises(ResourceExhausted, match="1 calls with this key are running"):
-        quotas.charge(caller(concurrent_requests=1), 5)
-    charge.settle(5)
-    quotas.charge(caller(concurrent_requests=1), 5)
-
-
-def test_a_key_without_limits_is_not_counted() -> None:
-    quotas = Quotas(Clock())
-    for _ in range(100):
-        quotas.charge(Caller("acme", "k"), 10**9).settle(0)
-    assert not quotas._uses
+@given(st.lists(st.integers(0, 63), min_size=100, max_size=400), st.integers(2, 4))
+async def test_tenants_that_keep_asking_end_with_equal_parts(order: list[int], tenants: int) -> None:
+    """One has everything; then all ask all the time, while in any order calls end."""
+    admission = Admission(12, 10**6, Clock())
+    held = [(0, admission.enter("0", 1)) for _ in range(12)]
+    for number in [*order, *range(64)]:
+        held.pop(number % len(held))[1].leave()
+        # Whoever has most is the quickest to ask, and the most insistent.
+        for tenant in range(tenants):
+            for _ in range(3):
+                try:
+                    held.append((tenant, admission.enter(str(tenant), 1)))
+                except ResourceExhausted:
+                    break
+    assert Counter(tenant for tenant, _ in held) == dict.fromkeys(range(tenants), 12 // tenants)

@@ -1,4 +1,4 @@
-"""Who gets in: bounds on the answers and tokens that run, shared fairly between tenants, and a door that can be shut."""
+"""Who gets in: bounds on the answers and tokens that run, fair between tenants, and a door that can be shut."""
 
 import asyncio
 import time

@@ -170,6 +170,8 @@ class Chat:
     @contextlib.asynccontextmanager
     async def _turn(self, asked: Asked, received: Received, *, streaming: bool) -> AsyncIterator[Turn]:
         """Admits, begins, and settles: afterwards nothing of the call is held, however it ended."""
+        # Who is over a limit of the key's own lays no claim to a part of the server.
+        self.quotas.check(asked.caller)
         self.admission.check(asked.caller.tenant)
         prompt_token_ids = await self._render(asked)
         sampling = resolve_sampling(
@@ -182,7 +184,7 @@ class Chat:
         grammar = grammar or await self.grammars.prepare(asked.request.response_format)
         number = asked.request.alternatives or 1
         most_tokens = len(prompt_token_ids) + number * sampling.max_tokens
-        ticket = self.admission.enter(asked.caller.tenant, most_tokens)
+        ticket = self.admission.enter(asked.caller.tenant, most_tokens, number)
         try:
             charge = self.quotas.charge(asked.caller, most_tokens)
         except AttuneError:

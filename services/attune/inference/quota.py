@@ -10,6 +10,8 @@ from attune.errors import ResourceExhausted
 
 _MINUTE, _DAY = 60.0, 86_400.0
 _MOST_KEYS = 10_000
+# Who comes back when told to is not sent away again for a rounding.
+_SLACK_SECONDS = 0.001
 
 
 @dataclass
@@ -61,31 +63,32 @@ class Quotas:
         self._clock = clock
         self._uses: OrderedDict[str, _Use] = OrderedDict()
 
+    def check(self, caller: Caller) -> None:
+        """Raises what `charge` would raise whatever the tokens: before any work is done for the call."""
+        if caller.limits == UNLIMITED:
+            return
+        now = self._clock()
+        use = self._use(caller, now)
+        _check_concurrency(use, caller)
+        if use.requests is not None:
+            _check_bucket("requests_per_minute", use.requests, 1, now)
+
     def charge(self, caller: Caller, tokens: int) -> Charge:
-        """Takes one request and the most tokens that it may use; raises ResourceExhausted with when to try again."""
-        limits = caller.limits
-        if limits == UNLIMITED:
+        """Takes one request and the most tokens that it may use; raises ResourceExhausted with when to try again.
+
+        A refusal takes nothing. A call that wants more than its bucket can ever hold gets in when that is full, and
+        leaves it overdrawn.
+        """
+        if caller.limits == UNLIMITED:
             return Charge(None, 0)
         now = self._clock()
         use = self._use(caller, now)
-        if limits.concurrent_requests is not None and use.running >= limits.concurrent_requests:
-            raise ResourceExhausted(
-                f"{use.running} calls with this key are running; it may have {limits.concurrent_requests} at once",
-                field="concurrent_requests",
-                retry_after_seconds=1,
-            )
-        wanted = [(name, bucket, float(tokens)) for name, bucket in use.tokens]
+        _check_concurrency(use, caller)
+        wanted = [(name, bucket, tokens) for name, bucket in use.tokens]
         if use.requests is not None:
-            wanted.append(("requests_per_minute", use.requests, 1.0))
+            wanted.append(("requests_per_minute", use.requests, 1))
         for name, bucket, amount in wanted:
-            bucket.fill(now)
-            wait_seconds = bucket.wait_seconds(amount)
-            if wait_seconds > 0:
-                raise ResourceExhausted(
-                    f"this key's {name} of {bucket.capacity:g} is used up",
-                    field=name,
-                    retry_after_seconds=wait_seconds,
-                )
+            _check_bucket(name, bucket, amount, now)
         for _, bucket, amount in wanted:
             bucket.level -= amount
         use.running += 1
@@ -106,7 +109,28 @@ class Quotas:
             self._uses[caller.key_id] = use
             if len(self._uses) > _MOST_KEYS:
                 self._uses.popitem(last=False)
+        # The key that was used longest ago is forgotten first: its buckets are the likeliest to be full again.
+        self._uses.move_to_end(caller.key_id)
         return use
+
+
+def _check_concurrency(use: _Use, caller: Caller) -> None:
+    most = caller.limits.concurrent_requests
+    if most is not None and use.running >= most:
+        raise ResourceExhausted(
+            f"{use.running} calls with this key are running; it may have {most} at once",
+            field="concurrent_requests",
+            retry_after_seconds=1,
+        )
+
+
+def _check_bucket(name: str, bucket: Bucket, amount: float, now: float) -> None:
+    bucket.fill(now)
+    wait_seconds = bucket.wait_seconds(amount)
+    if wait_seconds > _SLACK_SECONDS:
+        raise ResourceExhausted(
+            f"this key's {name} of {bucket.capacity:.0f} is used up", field=name, retry_after_seconds=wait_seconds
+        )
 
 
 def _full(capacity: int | None, seconds: float, now: float) -> Bucket | None:
