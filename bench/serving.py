@@ -4,8 +4,9 @@ The same model, engine flags, prompts (32 tokens as the engine gets them) and co
 which all three are told to go on past the end of the answer. Each client asks again as soon as its answer is there.
 The engine and its front end are pinned to the first half of the cores, the clients (two processes) to the others; bare
 AsyncLLM has no clients but coroutines in its own process. attune runs as installed: capture and durable log on, every
-answer acknowledged after its fsync. One engine runs at a time; rounds are interleaved, and begin with another engine
-each. Writes the section `Serving` of docs/measurements.md.
+answer acknowledged after its fsync. Bare AsyncLLM and attune over gRPC are also asked for whole answers (unary), where
+only the final output is asked of the engine. One engine runs at a time; rounds are interleaved, and begin with another
+engine each. Writes the section `Serving` of docs/measurements.md.
 """
 
 # ruff: noqa: T201 - it talks to the terminal, and its processes to each other
@@ -54,6 +55,11 @@ ENGINES = {
     "http": "attune (HTTP)",
 }
 OURS = ("attune", "http")
+# Asked for whole answers as well, in the same run of the same server.
+WHOLE = {"bare": "bare, whole", "attune": "attune, whole"}
+LABELS = {**ENGINES, **{WHOLE[name]: f"{ENGINES[name]}, whole answers" for name in WHOLE}}
+# Ours, theirs: what is compared within a round.
+PAIRS = (("attune", "bare"), ("attune", "openai"), ("http", "openai"), ("attune, whole", "bare, whole"))
 IN_CORE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 MODEL = load_settings(None).model_folder
 API_KEY = os.environ.get(API_KEY_VARIABLE, "")
@@ -86,7 +92,7 @@ class Reading:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--rounds", type=int, default=10)
     arguments.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     arguments.add_argument("--clients", nargs="+", type=int, default=[64, 1])
     arguments.add_argument("--requests", type=int, default=512, help="of all clients of a load together")
@@ -95,8 +101,7 @@ def main() -> None:
     arguments.add_argument("--dry", action="store_true", help="print the section only")
     options = arguments.parse_args()
 
-    cores = sorted(os.sched_getaffinity(0))
-    server_cores, client_cores = set(cores[: (len(cores) + 1) // 2]), set(cores[(len(cores) + 1) // 2 :] or cores)
+    server_cores, client_cores = halves()
     threads = options.threads or max(1, len(server_cores) // 2)
     os.environ.update(environment(threads))
     readings: dict[tuple[str, int], list[Reading]] = {}
@@ -104,12 +109,14 @@ def main() -> None:
         turn = number % len(options.engines)
         for name in (*options.engines[turn:], *options.engines[:turn]):
             with tempfile.TemporaryDirectory() as folder, running(name, Path(folder), server_cores) as server:
-                for clients in options.clients:
+                loads = [(name, clients) for clients in options.clients]
+                loads += [(WHOLE[name], max(options.clients))] if name in WHOLE else []
+                for label, clients in loads:
                     requests = max(options.requests // (8 if clients == 1 else 1), clients)
-                    reading = server.measure(clients, requests, client_cores)
-                    readings.setdefault((name, clients), []).append(reading)
-                    print(f"round {number + 1}: {name}, {clients} clients: {asdict(reading)}", flush=True)
-    section = report(readings, options, threads, len(server_cores), len(client_cores))
+                    reading = server.measure(clients, requests, client_cores, whole=label != name)
+                    readings.setdefault((label, clients), []).append(reading)
+                    print(f"round {number + 1}: {label}, {clients} clients: {asdict(reading)}", flush=True)
+    section = report(readings, options.rounds, threads, len(server_cores), len(client_cores))
     print(section)
     if not options.dry:
         write_section(options.out, section)
@@ -120,6 +127,7 @@ class Server:
 
     def __init__(self, name: str, folder: Path, cores: set[int]) -> None:
         self.name = name
+        self.data = folder / "data"
         self._folder = folder
         self._address = ""
         self._log = (folder / "log").open("w")
@@ -157,7 +165,7 @@ class Server:
         personas.mkdir()
         (personas / f"{PERSONA}.toml").write_text('system_prompt = ""\n')
         return {
-            "ATTUNE_DATA": str(self._folder / "data"),
+            "ATTUNE_DATA": str(self.data),
             "ATTUNE_PERSONAS": str(personas),
             "ATTUNE_DEFAULT_PERSONA": PERSONA,
             "ATTUNE_INFERENCE__GRPC_PORT": "0",
@@ -180,15 +188,20 @@ class Server:
             self._address = f"127.0.0.1:{self._port}"
             return answers_http(self._port)
         with contextlib.suppress(Exception):
-            endpoints = read_endpoints(self._folder / "data", "inference")
+            endpoints = read_endpoints(self.data, "inference")
             self._address = f"127.0.0.1:{endpoints['grpc' if self.name == 'attune' else 'http']}"
             return True
         return False
 
-    def measure(self, clients: int, requests: int, cores: set[int]) -> Reading:
-        front = psutil.Process(self._process.pid)
+    @property
+    def front(self) -> psutil.Process:
+        """The process that faces the clients; the engine's core is its child."""
+        return psutil.Process(self._process.pid)
+
+    def measure(self, clients: int, requests: int, cores: set[int], *, whole: bool) -> Reading:
+        front = self.front
         before = front.cpu_times()
-        answers = self.load(clients, requests, cores)
+        answers = self.load(clients, requests, cores, whole=whole)
         after = front.cpu_times()
         tokens = sum(answer.tokens for answer in answers)
         if tokens != requests * OUTPUT_TOKENS:
@@ -204,19 +217,19 @@ class Server:
             tokens_per_message=tokens / sum(answer.messages for answer in answers),
         )
 
-    def load(self, clients: int, requests: int, cores: set[int]) -> list[Answer]:
-        """Runs the clients; the requests are theirs together."""
+    def load(self, clients: int, requests: int, cores: set[int], *, whole: bool) -> list[Answer]:
+        """Runs the clients; the requests are theirs together, for streams or for whole answers."""
         if self.name == "bare":
             assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps([clients, requests]) + "\n")
+            self._process.stdin.write(json.dumps([clients, requests, whole]) + "\n")
             self._process.stdin.flush()
             return [Answer(*fields) for fields in json.loads(self._said())]
         count = min(2, clients)
         processes = []
         for number in range(count):
             command = [sys.executable, __file__, f"ask-{self.name}", self._address]
-            command += [str(clients // count), str(requests // count), str(number)]
-            environment = {**os.environ, API_KEY_VARIABLE: local_api_key(self._folder / "data")}
+            command += [str(clients // count), str(requests // count), str(number), str(int(whole))]
+            environment = {**os.environ, API_KEY_VARIABLE: local_api_key(self.data)}
             processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment))
             psutil.Process(processes[-1].pid).cpu_affinity(list(cores))
         outputs = [process.communicate(timeout=600)[0] for process in processes]
@@ -263,7 +276,7 @@ async def serve_attune() -> None:
 
 
 async def serve_bare() -> None:
-    """Takes [clients, requests] as lines, says what came of them."""
+    """Takes [clients, requests, whether whole answers] as lines, says what came of them."""
     from vllm import SamplingParams
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.inputs import tokens_input
@@ -274,42 +287,62 @@ async def serve_bare() -> None:
     template = ChatTemplate.load(MODEL)
     prompts = [template.render("", [message(text)]) for text in texts(template)]
     numbers = itertools.count()
-    parameters = SamplingParams(
-        temperature=TEMPERATURE,
-        max_tokens=OUTPUT_TOKENS,
-        ignore_eos=True,
-        logprobs=0,
-        output_kind=RequestOutputKind.DELTA,
-    )
 
-    async def ask(number: int) -> Answer:
-        asked, first, tokens, messages = time.monotonic(), 0.0, 0, 0
-        prompt = tokens_input(prompts[number % len(prompts)])
-        async for output in engine.generate(prompt, parameters, str(next(numbers))):
-            first = first or time.monotonic()
-            tokens += len(output.outputs[0].token_ids)
-            messages += 1
-        return Answer(asked, first, time.monotonic(), tokens, messages)
+    def client(whole: bool) -> Any:
+        parameters = SamplingParams(
+            temperature=TEMPERATURE,
+            max_tokens=OUTPUT_TOKENS,
+            ignore_eos=True,
+            logprobs=0,
+            output_kind=RequestOutputKind.FINAL_ONLY if whole else RequestOutputKind.DELTA,
+        )
+
+        async def ask(number: int) -> Answer:
+            asked, first, tokens, messages = time.monotonic(), 0.0, 0, 0
+            prompt = tokens_input(prompts[number % len(prompts)])
+            async for output in engine.generate(prompt, parameters, str(next(numbers))):
+                first = first or time.monotonic()
+                tokens += len(output.outputs[0].token_ids)
+                messages += 1
+            return Answer(asked, first, time.monotonic(), tokens, messages)
+
+        return ask
 
     print("up", flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
-        clients, requests = json.loads(line)
-        answers = await clients_of([ask] * clients, requests)
+        clients, requests, whole = json.loads(line)
+        answers = await clients_of([client(whole)] * clients, requests)
         print(json.dumps([list(asdict(answer).values()) for answer in answers]), flush=True)
     engine.shutdown(timeout=1)
 
 
-async def ask_attune(address: str, clients: int, requests: int, part: int) -> list[Answer]:
+async def ask_attune(address: str, clients: int, requests: int, part: int, *, whole: bool) -> list[Answer]:
     import grpc
 
     prompts = texts(ChatTemplate.load(MODEL))
     sampling = event_pb2.Sampling(temperature=TEMPERATURE, max_tokens=OUTPUT_TOKENS)
 
+    key = (("authorization", f"Bearer {API_KEY}"),)
+
+    def request(number: int) -> chat_pb2.ChatRequest:
+        return chat_pb2.ChatRequest(messages=[message(prompts[number % len(prompts)])], sampling=sampling)
+
+    def whole_client(stub: Any) -> Any:
+        async def ask(number: int) -> Answer:
+            asked = time.monotonic()
+            answer = await stub.Chat(request(number), metadata=key)
+            ended = time.monotonic()
+            usage = answer.responses[0].usage
+            if usage.prompt_tokens != PROMPT_TOKENS:
+                raise RuntimeError(f"a prompt of another length: {usage}")
+            return Answer(asked, ended, ended, usage.output_tokens, 1)
+
+        return ask
+
     def client(stub: Any) -> Any:
         async def ask(number: int) -> Answer:
             asked, first, tokens, messages = time.monotonic(), 0.0, 0, 0
-            request = chat_pb2.ChatRequest(messages=[message(prompts[number % len(prompts)])], sampling=sampling)
-            async for chunk in stub.StreamChat(request, metadata=(("authorization", f"Bearer {API_KEY}"),)):
+            async for chunk in stub.StreamChat(request(number), metadata=key):
                 first = first or time.monotonic()
                 tokens += chunk.tokens
                 messages += 1
@@ -328,7 +361,8 @@ async def ask_attune(address: str, clients: int, requests: int, part: int) -> li
             )
             for _ in range(clients)
         ]
-        return await clients_of([client(stub) for stub in stubs], requests, offset=part * requests)
+        kind = whole_client if whole else client
+        return await clients_of([kind(stub) for stub in stubs], requests, offset=part * requests)
 
 
 async def ask_openai(address: str, clients: int, requests: int, part: int) -> list[Answer]:
@@ -388,6 +422,13 @@ async def clients_of(clients: Sequence[Any], requests: int, offset: int = 0) -> 
 
 
 # What all of them share.
+
+
+def halves() -> tuple[set[int], set[int]]:
+    """Cores for the server and for the clients; the same ones where there is only one."""
+    cores = sorted(os.sched_getaffinity(0))
+    middle = (len(cores) + 1) // 2
+    return set(cores[:middle]), set(cores[middle:] or cores)
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -461,11 +502,7 @@ def answers_http(port: int) -> bool:
 
 
 def report(
-    readings: dict[tuple[str, int], list[Reading]],
-    options: argparse.Namespace,
-    threads: int,
-    server_cores: int,
-    client_cores: int,
+    readings: dict[tuple[str, int], list[Reading]], rounds: int, threads: int, server_cores: int, client_cores: int
 ) -> str:
     lines = [
         "## Serving",
@@ -473,35 +510,51 @@ def report(
         f"`make bench`, {time.strftime('%Y-%m-%d')}. {machine()}",
         f"Engine and front end on {server_cores} cores ({threads} engine threads), clients on {client_cores} others; "
         f"{PROMPT_TOKENS} tokens in, {OUTPUT_TOKENS} out, demo model, LoRA enabled, `logprobs=0` everywhere; capture "
-        f"and durable log on in attune. {options.rounds} interleaved rounds: median (lowest to highest).",
+        f"and durable log on in attune. {rounds} interleaved rounds: median (lowest to highest).",
         "",
         "| clients | server | tokens/s | time to first token, ms (median; p95) | front-end CPU a token, µs "
         "| tokens a message |",
         "| ---: | --- | ---: | ---: | ---: | ---: |",
     ]
-    for clients in options.clients:
-        for name in options.engines:
-            rounds = readings[name, clients]
-            lines.append(
-                f"| {clients} | {ENGINES[name]} | {spread(rounds, 'tokens_per_second', 0)} "
-                f"| {spread(rounds, 'first_token_ms', 1)}; {spread(rounds, 'first_token_p95_ms', 1)} "
-                f"| {spread(rounds, 'front_us_per_token', 0)} | {spread(rounds, 'tokens_per_message', 2)} |"
-            )
-    lines += ["", "Ratios within a round, median with the 95 % interval of a bootstrap over rounds:", ""]
-    for clients in options.clients:
-        for ours, reference in (("attune", "bare"), ("attune", "openai"), ("http", "openai")):
-            if ours in options.engines and reference in options.engines:
-                ratio = paired(readings[ours, clients], readings[reference, clients])
-                lines.append(f"- {clients} clients, tokens/s, {ENGINES[ours]} to {ENGINES[reference]}: {ratio}")
+    order = list(LABELS)
+    found = sorted(readings, key=lambda key: (-key[1], order.index(key[0])))
+    for label, clients in found:
+        of_rounds = readings[label, clients]
+        first = f"{spread(of_rounds, 'first_token_ms', 1)}; {spread(of_rounds, 'first_token_p95_ms', 1)}"
+        lines.append(
+            f"| {clients} | {LABELS[label]} | {spread(of_rounds, 'tokens_per_second', 0)} "
+            f"| {'–' if label in WHOLE.values() else first} "
+            f"| {spread(of_rounds, 'front_us_per_token', 0)} | {spread(of_rounds, 'tokens_per_message', 2)} |"
+        )
+    lines += [
+        "",
+        "Within a round, median with the 95 % interval of a bootstrap over rounds:",
+        "",
+        "| clients | what | tokens/s, ratio | front-end CPU a token, µs more | time to first token, ms more |",
+        "| ---: | --- | ---: | ---: | ---: |",
+    ]
+    for clients in sorted({clients for _, clients in found}, reverse=True):
+        for ours, theirs in PAIRS:
+            if (ours, clients) in readings and (theirs, clients) in readings:
+                lines.append(compared(ours, theirs, clients, readings[ours, clients], readings[theirs, clients]))
     return "\n".join(lines) + "\n"
 
 
-def paired(ours: Sequence[Reading], theirs: Sequence[Reading]) -> str:
-    """Ours to theirs in tokens/s: what the rounds say together, whatever else the machine did meanwhile."""
-    ratios = [one.tokens_per_second / other.tokens_per_second for one, other in zip(ours, theirs, strict=True)]
+def compared(ours: str, theirs: str, clients: int, one: Sequence[Reading], other: Sequence[Reading]) -> str:
+    """What the rounds say together, whatever else the machine did meanwhile."""
+    rounds = list(zip(one, other, strict=True))
+    ratio = interval([a.tokens_per_second / b.tokens_per_second for a, b in rounds], 2)
+    front = interval([a.front_us_per_token - b.front_us_per_token for a, b in rounds], 0)
+    first = interval([a.first_token_ms - b.first_token_ms for a, b in rounds], 1)
+    first = "–" if ours in WHOLE.values() else first
+    return f"| {clients} | {LABELS[ours]} to {LABELS[theirs]} | {ratio} | {front} | {first} |"
+
+
+def interval(values: Sequence[float], digits: int) -> str:
+    """The median, with the 95 % interval of a bootstrap."""
     draw = random.Random(1)
-    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(2000))
-    return f"{statistics.median(ratios):.2f} ({medians[50]:.2f} to {medians[-50]:.2f})"
+    medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(2000))
+    return f"{statistics.median(values):,.{digits}f} ({medians[50]:,.{digits}f} to {medians[-51]:,.{digits}f})"
 
 
 def spread(rounds: Sequence[Reading], name: str, digits: int) -> str:
@@ -550,9 +603,11 @@ if __name__ == "__main__":
             asyncio.run(serve_bare())
         case ["serve-attune"]:
             uvloop.run(serve_attune())
-        case [("ask-attune" | "ask-http" | "ask-openai") as what, address, clients, requests, part]:
-            ask_all = ask_attune if what == "ask-attune" else ask_openai
-            found = asyncio.run(ask_all(address, int(clients), int(requests), int(part)))
-            print(json.dumps([list(asdict(answer).values()) for answer in found]))
+        case ["ask-attune", address, clients, requests, part, whole]:
+            asked = ask_attune(address, int(clients), int(requests), int(part), whole=whole == "1")
+            print(json.dumps([list(asdict(answer).values()) for answer in asyncio.run(asked)]))
+        case ["ask-http" | "ask-openai", address, clients, requests, part, _]:
+            asked = ask_openai(address, int(clients), int(requests), int(part))
+            print(json.dumps([list(asdict(answer).values()) for answer in asyncio.run(asked)]))
         case _:
             main()
