@@ -87,11 +87,14 @@ def test_an_operator_lists_looks_and_goes_back(house: House, service: Service) -
     assert "too [bold]chatty�[2J" in shown
     assert "operator" in shown
     assert run("rollback", "base").startswith("concierge: base has all traffic")
+    assert run("approve", second, "--reason", "read it").startswith(f"concierge: {second} has all traffic")
 
 
 def test_what_cannot_be_done_is_said_in_a_sentence(house: House, service: Service) -> None:
     assert refusal("rollback") == "the base model has all traffic; nothing served before it"
     assert refusal("rollback", "p-000009") == "no policy p-000009"
+    assert refusal("approve", "p-000009") == "no policy p-000009"
+    assert refusal("approve", "base") == "policy_id is base; the base model needs no approval"
     assert refusal("rollback", "../x") == "a policy id looks like p-000007 (or base)"
     assert refusal("rollback", "--reason", "x" * 1001) == "reason has 1001 characters; at most 1000 are taken"
     assert refusal("list", "--persona", "nobody") == "no such persona"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from attune.settings import Settings
     from attune.v1 import policy_pb2
 
-policy_app = typer.Typer(help="Policies: list, show, roll back, export.", no_args_is_help=True)
+policy_app = typer.Typer(help="Policies: list, show, approve, roll back, export.", no_args_is_help=True)
 
 PersonaOption = Annotated[
     str, typer.Option("--persona", metavar="NAME", help="Whose policies; those of default_persona without it.")
@@ -74,6 +74,23 @@ def show(
             _print(policy_table(policy, rollout.current), verdict_table(policy))
             return
     raise NotFound(f"no policy {wanted} among the newest of persona {rollout.current.persona}")
+
+
+@policy_app.command("approve")
+def approve(
+    policy_id: Annotated[str, typer.Argument(metavar="POLICY", help="p-000007; one that passed the gate.")],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept in the rollout log.")] = "",
+    persona: PersonaOption = "",
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Let a policy meet users, where its persona wants a person to say so (approval = "person")."""
+    from attune.v1 import policy_pb2
+
+    request = policy_pb2.ApprovePolicyRequest(persona=persona, policy_id=policy_id, reason=reason)
+    with _service(read_settings(config, data)) as stub:
+        current = stub.ApprovePolicy(request, timeout=_DEADLINE_SECONDS).current
+    _print(f"{current.persona}: {policy_id} has all traffic now (entry {current.number} of the rollout log)")
 
 
 @policy_app.command("rollback")
@@ -305,6 +322,8 @@ def _table(title: str, *columns: str) -> "Table":
 def _mark(policy: "policy_pb2.Policy") -> str:
     if not policy.HasField("verdict"):
         return "[dim]none yet[/]"
+    if policy.awaits_approval:
+        return "[yellow]passed, waits for approval[/]"
     return "[green]passed[/]" if policy.verdict.passed else "[red]refused[/]"
 
 
