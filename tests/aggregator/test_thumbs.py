@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from attune.errors import DataLoss
+from attune.lake.left_out import list_left_out
 from attune.v1 import event_pb2
 from tests.aggregator.plant import Plant
 from tests.lake.events import NOW_UNIX_MS, PLAIN, response_event, thumb_event
@@ -29,6 +31,7 @@ def test_a_row_carries_what_a_learner_needs(plant: Plant) -> None:
     row = rows(plant)[0]
     assert row.pop("split") in ("train", "heldout")
     assert row == {
+        "feedback_ids": ["feedback-8"],
         "response_id": "r-3",
         "persona": "concierge",
         "persona_version": "v1",
@@ -163,3 +166,68 @@ def test_an_event_that_reached_the_lake_twice_counts_once(plant: Plant) -> None:
         assert ingest.poll() == 1
         assert table.read(["event_id"]).num_rows == 2
     assert len(rows(plant)) == 1
+
+
+def asked(number: int, made_ms: int, **changes: Any) -> event_pb2.ResponseEvent:
+    """An answer to the client's request `same`, whose prompt is the same whatever the number."""
+    event = response_event(number, client_request_id="same", **changes)
+    event.prompt_token_ids[:] = [1, 2, 3]
+    event.header.created_unix_ms = NOW_UNIX_MS + made_ms
+    return event
+
+
+def test_of_a_request_that_two_replicas_answered_the_first_answer_counts_in_every_order(plant: Plant) -> None:
+    plant.append(asked(2, 60_000), asked(1, 0), thumb_event(2, 2), thumb_event(4, 1))
+    assert [row["response_id"] for row in rows(plant)] == ["r-1"]
+    assert left_out(plant) == {"unknown_response": 1}
+
+
+def test_alternatives_of_one_request_are_no_repetition(plant: Plant) -> None:
+    plant.append(asked(1, 0, request_group="g"), asked(2, 5, request_group="g", alternative=1))
+    plant.append(thumb_event(2, 1), thumb_event(4, 2))
+    assert len(rows(plant)) == 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        asked(2, DAY_MS + 1),
+        asked(2, 5, header=event_pb2.EventHeader(tenant="other")),
+        response_event(2, client_request_id="same"),
+        asked(2, 5, source=event_pb2.SOURCE_IMPORTED),
+    ],
+    ids=["a day later", "another tenant's", "another prompt", "imported"],
+)
+def test_a_request_id_that_is_used_for_something_else_is_no_repetition(
+    plant: Plant, other: event_pb2.ResponseEvent
+) -> None:
+    plant.append(asked(1, 0), other, thumb_event(2, 1))
+    plant.append(thumb_event(4, 2, header=event_pb2.EventHeader(tenant=other.header.tenant)))
+    assert "unknown_response" not in left_out(plant)
+
+
+def test_an_answer_that_was_aborted_does_not_stand_in_the_way_of_the_next(plant: Plant) -> None:
+    plant.append(asked(1, 0, finish_reason=event_pb2.FINISH_REASON_ABORTED), asked(2, 5))
+    plant.append(thumb_event(2, 1), thumb_event(4, 2))
+    assert [row["response_id"] for row in rows(plant)] == ["r-2"]
+    assert left_out(plant) == {"aborted": 1}
+
+
+def test_what_was_left_out_is_kept_by_feedback_with_its_reason(plant: Plant) -> None:
+    plant.append(response_event(1, finish_reason=event_pb2.FINISH_REASON_ABORTED), response_event(2))
+    plant.append(thumb_event(1, 1), thumb_event(2, 2), thumb_event(3, 3))
+    plant.ingest_all()
+    plant.build()
+    (kept,) = list_left_out(plant.folder / "datasets")
+    assert (kept.tenant, kept.persona, kept.recipe) == ("default", "concierge", "thumbs")
+    assert dict(kept.rows()) == {"feedback-1": "aborted", "feedback-3": "unknown_response"}
+
+    plant.append(response_event(3))
+    plant.ingest_all()
+    plant.build()
+    (again,) = list_left_out(plant.folder / "datasets")
+    assert dict(again.rows()) == {"feedback-1": "aborted"}
+    assert again.stamp != kept.stamp
+    again.file.write_bytes(again.file.read_bytes()[:-9])
+    with pytest.raises(DataLoss, match="is damaged"):
+        list(again.rows())

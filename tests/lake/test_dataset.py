@@ -16,6 +16,7 @@ RECIPE = Recipe("thumbs", "SELECT 1")
 
 def row(number: int) -> dict[str, Any]:
     return {
+        "feedback_ids": [f"feedback-{number}"],
         "response_id": f"r-{number:03d}",
         "persona": "concierge",
         "persona_version": "v1",

@@ -12,6 +12,7 @@ import pyarrow as pa
 from attune import metrics
 from attune.aggregator.split import split_of
 from attune.lake.dataset import ROW_SCHEMA, Dataset, Definition, Recipe, list_datasets, write_dataset
+from attune.lake.left_out import write_left_out
 from attune.lake.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ def build_dataset(
     left_out = Counter(reason for reason in found["left_out"].to_pylist() if reason is not None)
     rows = _split(found.filter(pa.compute.is_null(found["left_out"])), tenant, rules, split_key)
     settings: dict[str, Any] = {"window_days": rules.window_days, "heldout_share": rules.heldout_share}
-    return write_dataset(
+    dataset = write_dataset(
         folder,
         rows,
         Definition(tenant, persona, recipe, settings, rules.seed),
@@ -104,6 +105,8 @@ def build_dataset(
         feedback_positions=feedback_positions(snapshot),
         created_unix_ms=now_unix_ms,
     )
+    write_left_out(folder, dataset.manifest, found, now_unix_ms)
+    return dataset
 
 
 def _split(found: pa.Table, tenant: str, rules: BuildRules, key: bytes) -> pa.Table:

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 ROW_SCHEMA = pa.schema(
     [
+        ("feedback_ids", pa.list_(pa.string())),
         ("response_id", pa.string()),
         ("persona", pa.string()),
         ("persona_version", pa.string()),
@@ -53,7 +54,8 @@ ROW_SCHEMA = pa.schema(
         ("created_unix_ms", pa.int64()),
     ]
 )
-"""What a learner gets. `end_user` is who gave the feedback; `split` is "train" or "heldout"."""
+"""What a learner gets. `feedback_ids` are the events of feedback that made the row an example; `end_user` is who gave
+it; `split` is "train" or "heldout"."""
 
 _SORTED_BY = [("response_id", "ascending"), ("end_user", "ascending")]
 _MANIFEST = "manifest.json"

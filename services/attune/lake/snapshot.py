@@ -1,7 +1,11 @@
 """Reading the lake with SQL, at one version of each table.
 
 responses_rows, feedback_rows    every row, as ingested
-responses, feedback              the same with the first row of each event_id only: what recipes read
+responses, feedback              what recipes read: of rows with one event_id the first; of requests that two replicas
+                                 answered, because a client sent them again elsewhere, the answers made first
+
+A request was sent again when tenant, client_request_id and prompt are the same within a day; answers that were aborted
+do not count as answers. What is left of the others is in responses_repeated.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,13 +22,41 @@ from attune.lake.lake import Lake
 from attune.lake.tables import FEEDBACK, RESPONSES
 
 _FIRST_OF_EACH_ID = """
-CREATE TEMP VIEW {name} AS
+CREATE TEMP VIEW {name}_first AS
     SELECT r.* FROM {name}_rows AS r
     LEFT JOIN (
         SELECT event_id, min({position}) AS first FROM {name}_rows GROUP BY event_id HAVING count(*) > 1
     ) AS repeated USING (event_id)
     WHERE repeated.first IS NULL OR repeated.first = {position};
 """
+# Hardly ever is there any, so who is looked at closely is found first.
+_ANSWERED_ONCE = """
+CREATE TEMP VIEW responses_repeated AS
+    WITH twice AS (
+        SELECT tenant, client_request_id FROM responses_rows
+        WHERE client_request_id <> '' AND source = 'served'
+        GROUP BY tenant, client_request_id HAVING min(request_group) <> max(request_group)
+    ),
+    answered AS (
+        SELECT r.tenant, r.client_request_id, r.prompt_token_ids, r.request_group, min(r.created_unix_ms) AS made
+        FROM responses_rows AS r JOIN twice USING (tenant, client_request_id)
+        WHERE r.source = 'served'
+        GROUP BY r.tenant, r.client_request_id, r.prompt_token_ids, r.request_group
+        HAVING NOT bool_or(r.finish_reason = 'aborted')
+    ),
+    placed AS (
+        SELECT *, lag(made) OVER same AS before, first_value(request_group) OVER same AS counts
+        FROM answered
+        WINDOW same AS (PARTITION BY tenant, client_request_id, prompt_token_ids ORDER BY made, request_group)
+    )
+    SELECT tenant, request_group, counts FROM placed WHERE made - before <= {within_ms};
+CREATE TEMP VIEW responses AS
+    SELECT r.* FROM responses_first AS r
+    LEFT JOIN responses_repeated AS again USING (tenant, request_group)
+    WHERE again.request_group IS NULL;
+CREATE TEMP VIEW feedback AS SELECT * FROM feedback_first;
+"""
+_SENT_AGAIN_WITHIN_MS = 86_400_000
 _POSITION = "struct_pack(id := log_id, part := log_partition, at := log_offset)"
 
 
@@ -63,6 +95,7 @@ def open_snapshot(lake: Lake, threads: int = 2) -> Iterator[Snapshot]:
             connection.register(f"{name}_rows", handle.to_pyarrow_dataset())
             with _reported():
                 connection.execute(_FIRST_OF_EACH_ID.format(name=name, position=_POSITION))
+        connection.execute(_ANSWERED_ONCE.format(within_ms=_SENT_AGAIN_WITHIN_MS))
         yield Snapshot(connection, {name: int(handle.version()) for name, handle in handles.items()})
     finally:
         connection.close()

@@ -16,8 +16,9 @@
 --
 -- Feedback that names no persona is the response's persona's. An end user's thumb and a reviewer's are two.
 --
--- Reads the views responses and feedback (the first of each event_id). Parameters: $tenant, $persona, $from_unix_ms.
--- created_unix_ms is when the thumb was given; author is the response's own end user.
+-- Reads the views responses and feedback (lake/snapshot.py). Parameters: $tenant, $persona, $from_unix_ms.
+-- created_unix_ms is when the thumb was given; author is the response's own end user; feedback_ids is the thumb's event,
+-- of rows that are left out too.
 
 WITH votes AS (
     SELECT
@@ -38,6 +39,7 @@ answers AS (
 
 judged AS (
     SELECT
+        v.event_id AS feedback_id,
         v.response_id,
         v.end_user,
         v.conversation_id,
@@ -65,6 +67,7 @@ SELECT
         WHEN j.left_out IS NOT NULL THEN j.left_out
         WHEN len(r.output_token_ids) = 0 THEN 'empty_response'
     END AS left_out,
+    [j.feedback_id] AS feedback_ids,
     j.response_id,
     r.persona,
     r.persona_version,
