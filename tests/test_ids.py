@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attune.errors import InvalidInput, NotFound, PermissionDenied
+from attune.errors import InvalidInput, PermissionDenied
 from attune.ids import (
     BASE_POLICY,
     check_name,
-    check_response_id,
     hash_end_user,
+    is_response_id,
     new_event_id,
     new_response_id,
     policy_id,
@@ -40,24 +40,21 @@ def test_event_ids_sort_by_when_they_were_made() -> None:
 
 def test_a_response_id_is_good_for_its_tenant_and_key_only() -> None:
     made = new_response_id("default", KEY)
-    check_response_id(made, "default", KEY)
-    for tenant, key in (("another", KEY), ("default", OTHER_KEY)):
-        with pytest.raises(NotFound, match="no such response"):
-            check_response_id(made, tenant, key)
+    assert is_response_id(made, "default", KEY)
+    assert not is_response_id(made, "another", KEY)
+    assert not is_response_id(made, "default", OTHER_KEY)
 
 
 def test_a_response_id_with_any_character_changed_is_nobodys() -> None:
     made = new_response_id("default", KEY)
     for place, character in enumerate(made):
         forged = made[:place] + ("0" if character != "0" else "1") + made[place + 1 :]
-        with pytest.raises(NotFound):
-            check_response_id(forged, "default", KEY)
+        assert not is_response_id(forged, "default", KEY)
 
 
 @given(st.text(max_size=80))
 def test_any_text_as_a_response_id_is_nobodys(text: str) -> None:
-    with pytest.raises(NotFound):
-        check_response_id(text, "default", KEY)
+    assert not is_response_id(text, "default", KEY)
 
 
 def test_a_pseudonym_is_the_same_for_the_same_person_and_says_nothing_across_tenants() -> None:
@@ -70,17 +67,17 @@ def test_a_pseudonym_is_the_same_for_the_same_person_and_says_nothing_across_ten
 
 def test_a_feedback_token_gives_back_its_handle_until_it_expires() -> None:
     token = sign_feedback_token(HANDLE, KEY)
-    assert read_feedback_token(token, {"k1": KEY}, 1000) == HANDLE
+    assert read_feedback_token(token, {"k1": KEY}.get, 1000) == HANDLE
     with pytest.raises(PermissionDenied, match="has expired"):
-        read_feedback_token(token, {"k1": KEY}, 1001)
+        read_feedback_token(token, {"k1": KEY}.get, 1001)
 
 
 def test_a_feedback_token_of_an_older_key_is_good_as_long_as_the_key_is_kept() -> None:
     old = sign_feedback_token(HANDLE, KEY)
     keys = {"k1": KEY, "k2": OTHER_KEY}
-    assert read_feedback_token(old, keys, 0) == HANDLE
+    assert read_feedback_token(old, keys.get, 0) == HANDLE
     with pytest.raises(PermissionDenied, match="not one that this server signed"):
-        read_feedback_token(old, {"k2": OTHER_KEY}, 0)
+        read_feedback_token(old, {"k2": OTHER_KEY}.get, 0)
 
 
 def test_a_feedback_token_with_any_character_changed_is_refused() -> None:
@@ -91,12 +88,12 @@ def test_a_feedback_token_with_any_character_changed_is_refused() -> None:
                 continue
             forged = token[:place] + other + token[place + 1 :]
             with pytest.raises(PermissionDenied, match="not one that this server signed"):
-                read_feedback_token(forged, {"k1": KEY}, 0)
+                read_feedback_token(forged, {"k1": KEY}.get, 0)
 
 
 def test_a_handle_signed_with_another_key_under_our_keys_name_is_refused() -> None:
     with pytest.raises(PermissionDenied):
-        read_feedback_token(sign_feedback_token(HANDLE, OTHER_KEY), {"k1": KEY}, 0)
+        read_feedback_token(sign_feedback_token(HANDLE, OTHER_KEY), {"k1": KEY}.get, 0)
 
 
 @given(
@@ -105,7 +102,7 @@ def test_a_handle_signed_with_another_key_under_our_keys_name_is_refused() -> No
 def test_any_text_as_a_feedback_token_is_refused(text: str) -> None:
     for token in (text, f"{text}.{'A' * 43}"):
         with pytest.raises(PermissionDenied):
-            read_feedback_token(token, {"k1": KEY, "": KEY}, 0)
+            read_feedback_token(token, {"k1": KEY, "": KEY}.get, 0)
 
 
 @given(st.integers(min_value=0, max_value=999_999_999))

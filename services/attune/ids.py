@@ -4,12 +4,12 @@ import base64
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 
 from google.protobuf.message import DecodeError
 from uuid6 import uuid7
 
-from attune.errors import InvalidInput, NotFound, PermissionDenied
+from attune.errors import InvalidInput, PermissionDenied
 from attune.v1 import feedback_pb2
 
 BASE_POLICY = "base"
@@ -39,11 +39,10 @@ def imported_response_id(tenant: str, import_id: str, index: int, key: bytes) ->
     return f"r-{unique}-{_mac(tenant, unique, key)}"
 
 
-def check_response_id(response_id: str, tenant: str, key: bytes) -> None:
-    """Raises NotFound unless this installation made the id for this tenant."""
+def is_response_id(response_id: str, tenant: str, key: bytes) -> bool:
+    """Whether the id was made for this tenant with this key."""
     match = _RESPONSE_ID.fullmatch(response_id)
-    if match is None or not hmac.compare_digest(match[2], _mac(tenant, match[1], key)):
-        raise NotFound("no such response", field="response_id")
+    return match is not None and hmac.compare_digest(match[2], _mac(tenant, match[1], key))
 
 
 def hash_end_user(tenant: str, end_user_id: str, key: bytes) -> str:
@@ -59,8 +58,10 @@ def sign_feedback_token(handle: feedback_pb2.FeedbackHandle, key: bytes) -> str:
     return f"{_encode(payload)}.{_encode(hmac.digest(key, payload, 'sha256'))}"
 
 
-def read_feedback_token(token: str, keys: Mapping[str, bytes], now_unix_seconds: float) -> feedback_pb2.FeedbackHandle:
-    """The handle in a token, once its signature and expiry are checked.
+def read_feedback_token(
+    token: str, find: Callable[[str], bytes | None], now_unix_seconds: float
+) -> feedback_pb2.FeedbackHandle:
+    """The handle in a token, once its signature and expiry are checked; `find` gives the key that has an id.
 
     Raises PermissionDenied, with the same sentence whatever is wrong with the signature.
     """
@@ -73,7 +74,7 @@ def read_feedback_token(token: str, keys: Mapping[str, bytes], now_unix_seconds:
         handle = feedback_pb2.FeedbackHandle.FromString(payload)
     except (ValueError, DecodeError):
         raise forged from None
-    key = keys.get(handle.key_id)
+    key = find(handle.key_id)
     canonical = _encode(signature) == signature_text and _encode(payload) == payload_text
     if key is None or not canonical or not hmac.compare_digest(signature, hmac.digest(key, payload, "sha256")):
         raise forged

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from attune.chat.template import ChatTemplate
-from attune.ids import check_response_id, hash_end_user, read_feedback_token
+from attune.ids import hash_end_user
 from attune.inference.engine import Engine
 from attune.v1 import chat_pb2, event_pb2
 from tests.inference.house import PERSONAS, House, ask, endless, user
@@ -33,7 +33,7 @@ async def test_a_unary_answer_is_in_the_log_before_it_is_given(house: House, tem
     assert answer.conversation_id == event.conversation_id != ""
     assert response.usage.prompt_tokens == len(event.prompt_token_ids)
     assert response.usage.output_tokens == len(event.output_token_ids) == len(event.output_logprobs)
-    check_response_id(response.response_id, "default", house.keys.response_id)
+    house.keys.signing.check_response_id(response.response_id, "default")
 
     persona = PERSONAS["concierge"]
     assert list(event.prompt_token_ids) == template.render(persona.system_prompt, request.messages)
@@ -67,7 +67,7 @@ async def test_a_stream_begins_with_ids_and_ends_with_the_acknowledgement(house:
     assert "".join(chunk.text for chunk in chunks) == event.text
     assert sum(chunk.tokens for chunk in chunks) == len(event.output_token_ids) == last.end.usage.output_tokens
     assert last.end.finish_reason == event_pb2.FINISH_REASON_STOP
-    handle = read_feedback_token(last.end.feedback_token, house.keys.feedback_token, 0)
+    handle = house.keys.signing.read_token(last.end.feedback_token, 0)
     assert (handle.response_id, handle.persona) == (event.response_id, "tutor")
     assert (handle.conversation_id, handle.end_user) == (event.conversation_id, event.end_user)
 

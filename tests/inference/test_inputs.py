@@ -111,11 +111,12 @@ async def test_a_refusal_says_by_machine_which_field_it_is(house: House) -> None
 
 
 def token(house: House, **fields: Any) -> str:
+    (key,) = house.keys.signing.all()
     handle = feedback_pb2.FeedbackHandle(
-        tenant="default", response_id="r", expires_unix_seconds=2**40, key_id=house.keys.feedback_token_id
+        tenant="default", response_id="r", expires_unix_seconds=2**40, key_id=key.key_id
     )
     handle.MergeFrom(feedback_pb2.FeedbackHandle(**fields))
-    return sign_feedback_token(handle, house.keys.feedback_token[house.keys.feedback_token_id])
+    return sign_feedback_token(handle, key.feedback_token)
 
 
 def flipped(text: str, at: int) -> str:
@@ -145,12 +146,12 @@ FEEDBACK: dict[str, tuple[Callable[[House], dict[str, Any]], grpc.StatusCode]] =
     "huge id": (lambda house: {"response_id": "r" * 100_000, "thumb": UP}, NOT_FOUND),
     "forged id": (lambda house: {"response_id": foreign("default", b"k" * 32), "thumb": UP}, NOT_FOUND),
     "another tenant's": (
-        lambda house: {"response_id": foreign("other", house.keys.response_id), "thumb": UP},
+        lambda house: {"response_id": house.keys.signing.new_response_id("other"), "thumb": UP},
         NOT_FOUND,
     ),
     "long user": (
         lambda house: {
-            "response_id": foreign("default", house.keys.response_id),
+            "response_id": house.keys.signing.new_response_id("default"),
             "thumb": UP,
             "end_user_id": "u" * 257,
         },

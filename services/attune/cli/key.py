@@ -1,4 +1,4 @@
-"""`attune key`: who may call. Works on the data folder; running services notice within two seconds."""
+"""`attune key`: who may call, and what signs. Works on the data folder; running services notice within two seconds."""
 
 import sys
 import time
@@ -8,13 +8,16 @@ import typer
 
 from attune.access import KeyLimits, Role
 from attune.cli.options import ConfigOption, DataOption, read_settings
+from attune.errors import NotFound
 from attune.ids import DEFAULT_TENANT
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from attune.personas.api_keys import ApiKey, KeyStore
     from attune.settings import Settings
 
-key_app = typer.Typer(help="API keys: create, list, revoke.", no_args_is_help=True)
+key_app = typer.Typer(help="API keys: create, list, revoke; signing keys: rotate-signing.", no_args_is_help=True)
 
 _ROLES_HELP = "What it is for, once or more often: chat, feedback, review, operate.  [default: chat, feedback]"
 
@@ -77,6 +80,34 @@ def revoke(
     parts = key_id.removeprefix("ak-").split("-")
     key = _store(read_settings(config, data)).revoke(parts[0])
     sys.stdout.write(f"ak-{key.key_id} is revoked\n")
+
+
+@key_app.command("rotate-signing")
+def rotate_signing(
+    retire: Annotated[
+        bool, typer.Option("--retire", help="Also refuse, from now on, whatever the older keys signed: one has leaked.")
+    ] = False,
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Sign response ids and feedback tokens with a new key from now on; what older keys signed is taken as before."""
+    from attune.signing import SigningKeys
+
+    settings = read_settings(config, data)
+    keys = SigningKeys(_keys_folder(settings))
+    key = keys.rotate(token_life_seconds=settings.inference.feedback_token_days * 86_400, retire=retire)
+    older = ", ".join(one.key_id for one in keys.all()[:-1])
+    sys.stdout.write(
+        f"{key.key_id} signs from now on; {'still verified: ' + older if older else 'no older key is kept'}\n"
+    )
+
+
+def _keys_folder(settings: "Settings") -> "Path":
+    """Of the installation that is there: to rotate in a folder where nothing is would only hide a mistake."""
+    folder = settings.data / "keys"
+    if not folder.is_dir():
+        raise NotFound(f"{settings.data} is no data folder of attune; name one with --data")
+    return folder
 
 
 def _store(settings: "Settings") -> "KeyStore":

@@ -144,8 +144,8 @@ def event_header(tenant: str) -> event_pb2.EventHeader:
     )
 
 
-def feedback_handle(origin: Origin, *, key_id: str, good_for_seconds: float) -> feedback_pb2.FeedbackHandle:
-    """What the response's feedback token says."""
+def feedback_handle(origin: Origin, *, good_for_seconds: float) -> feedback_pb2.FeedbackHandle:
+    """What the response's feedback token says, but for the key that signs it."""
     prompt = array("I", origin.prompt_token_ids)
     return feedback_pb2.FeedbackHandle(
         tenant=origin.tenant,
@@ -155,7 +155,6 @@ def feedback_handle(origin: Origin, *, key_id: str, good_for_seconds: float) -> 
         prompt_digest=hashlib.sha256(prompt.tobytes()).digest()[:16],
         end_user=origin.end_user,
         expires_unix_seconds=int(time.time() + good_for_seconds),
-        key_id=key_id,
     )
 
 

@@ -20,7 +20,7 @@ from attune.chat.template import ChatTemplate
 from attune.chat.tools import offered_tools
 from attune.errors import AttuneError, InvalidInput, Unavailable
 from attune.eventlog.log import RESPONSES, EventLog
-from attune.ids import hash_end_user, new_response_id, policy_number, sign_feedback_token
+from attune.ids import hash_end_user, policy_number
 from attune.inference.admission import Admission
 from attune.inference.alternative import Alternative, Asked, Received, Turn, replayed_chunks
 from attune.inference.capture import (
@@ -212,7 +212,7 @@ class Chat:
         conversation_id = request.conversation_id or f"c-{uuid7().hex}"
         group = ""
         for index in range(number):
-            response_id = new_response_id(persona.tenant, self.keys.response_id)
+            response_id = self.keys.signing.new_response_id(persona.tenant)
             group = group or response_id
             reservation = None
             if asked.consent.store:
@@ -290,10 +290,8 @@ class Chat:
         await self._record(one)
         token = ""
         if one.reservation is not None:
-            handle = feedback_handle(
-                one.origin, key_id=self.keys.feedback_token_id, good_for_seconds=self.feedback_token_seconds
-            )
-            token = sign_feedback_token(handle, self.keys.feedback_token[handle.key_id])
+            handle = feedback_handle(one.origin, good_for_seconds=self.feedback_token_seconds)
+            token = self.keys.signing.sign_token(handle)
         response = one.response(token)
         turn.responses[one.origin.alternative] = response
         request_id = turn.asked.request.client_request_id

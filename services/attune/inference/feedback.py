@@ -12,7 +12,7 @@ from attune.access import Caller, Role
 from attune.chat.limits import MAX_END_USER_CHARACTERS, MAX_ID_CHARACTERS, check_length
 from attune.errors import AttuneError, InvalidInput, NotFound, PermissionDenied, Unauthenticated, status_of
 from attune.eventlog.log import FEEDBACK, EventLog
-from attune.ids import check_response_id, hash_end_user, read_feedback_token
+from attune.ids import hash_end_user
 from attune.inference.capture import event_header
 from attune.inference.idempotency import Idempotency, Name
 from attune.inference.in_order import answered_in_order
@@ -192,14 +192,14 @@ class Feedback:
     def _by_token(self, token: str) -> feedback_pb2.FeedbackHandle:
         if len(token) > MAX_TOKEN_CHARACTERS:
             raise PermissionDenied("the feedback token is not one that this server signed")
-        return read_feedback_token(token, self.keys.feedback_token, time.time())
+        return self.keys.signing.read_token(token, time.time())
 
     def _by_id(self, response_id: str, end_user_id: str, caller: Caller) -> feedback_pb2.FeedbackHandle:
         _need_key(caller)
         check_length(end_user_id, MAX_END_USER_CHARACTERS, "end_user_id")
         if len(response_id) > MAX_RESPONSE_ID_CHARACTERS:
             raise NotFound("no such response", field="response_id")
-        check_response_id(response_id, caller.tenant, self.keys.response_id)
+        self.keys.signing.check_response_id(response_id, caller.tenant)
         return feedback_pb2.FeedbackHandle(
             tenant=caller.tenant,
             response_id=response_id,

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import hmac
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from attune.chat.messages import check_messages, count_turns
 from attune.chat.tools import offered_tools
 from attune.errors import AttuneError, InvalidInput
 from attune.eventlog.log import RESPONSES, EventLog
-from attune.ids import hash_end_user, imported_response_id
+from attune.ids import hash_end_user
 from attune.inference.capture import SCHEMA_VERSION, resolve_consent
 from attune.inference.feedback import refusal
 from attune.inference.idempotency import Idempotency, Name
@@ -121,11 +120,10 @@ class Imports:
     def _events(self, request: feedback_pb2.ImportResponseRequest, persona: Persona) -> list[event_pb2.ResponseEvent]:
         tenant, import_id = persona.tenant, request.import_id
         ids = [
-            imported_response_id(tenant, import_id, index, self.keys.response_id)
-            for index in range(len(request.answers))
+            self.keys.signing.imported_response_id(tenant, import_id, index) for index in range(len(request.answers))
         ]
         created_unix_ms = request.created_unix_ms or _now_unix_ms()
-        conversation = hmac.new(self.keys.response_id, f"conversation\0{ids[0]}".encode(), hashlib.sha256).hexdigest()
+        conversation = hashlib.sha256(f"conversation\0{ids[0]}".encode()).hexdigest()
         return [
             event_pb2.ResponseEvent(
                 header=event_pb2.EventHeader(

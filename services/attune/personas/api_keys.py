@@ -1,7 +1,6 @@
 """API keys: made once, shown once, kept as hashes in one file that every service reads again when it changes."""
 
 import contextlib
-import fcntl
 import hashlib
 import hmac
 import json
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from attune import secret_files
 from attune.access import NOBODY, UNLIMITED, Caller, KeyLimits, Role
 from attune.errors import DataLoss, FailedPrecondition, InvalidInput, NotFound, Unauthenticated
 from attune.ids import DEFAULT_TENANT, check_name
@@ -121,7 +121,7 @@ class KeyStore:
             if file.exists():
                 return file.read_text("ascii").strip()
             key = self._add(DEFAULT_TENANT, tuple(Role), _DEVELOPMENT, UNLIMITED)
-            _replace(file, f"{key}\n")
+            secret_files.replace(file, f"{key}\n".encode())
             return key
 
     def open_for(self, host: str) -> None:
@@ -198,15 +198,14 @@ class KeyStore:
         return {key.key_id: key for key in keys}
 
     def _write(self, keys: dict[str, ApiKey]) -> None:
-        _replace(self._file, json.dumps({"keys": [asdict(key) for key in keys.values()]}, indent=1) + "\n")
+        text = json.dumps({"keys": [asdict(key) for key in keys.values()]}, indent=1) + "\n"
+        secret_files.replace(self._file, text.encode())
         self._keys, self._seen = keys, self._stamp()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """One writer at a time, and each begins with what the file holds."""
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (self._folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with secret_files.writing(self._folder):
             self._keys, self._seen = self._read(), self._stamp()
             yield
 
@@ -220,20 +219,3 @@ def local_api_key(data: Path) -> str:
         return (data / "access" / "development.key").read_text("ascii").strip()
     except OSError:
         return ""
-
-
-def _replace(file: Path, text: str) -> None:
-    """Durably, in one step, for its owner alone."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(descriptor, text.encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    draft.rename(file)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
