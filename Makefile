@@ -34,20 +34,23 @@ test: check ## All checks, then all tests
 	pytest
 
 check: $(STAMP) ## Format, lint, types, floors, generated code
-	ruff format --check services tests bench
-	ruff check services tests bench
+	ruff format --check services tests bench docs
+	ruff check services tests bench docs
 	mypy
 	lint-imports
 	@mkdir -p build/proto && rm -rf build/proto/* && $(call generate,build/proto) \
 		&& diff --recursive --brief --exclude __pycache__ build/proto/attune/v1 services/attune/v1 \
 		|| { echo "services/attune/v1 is not what protos/ generates: run \`make proto\`"; exit 1; }
+	@python docs/reference.py build/proto/api.md && cmp -s build/proto/api.md docs/api.md \
+		|| { echo "docs/api.md is not what the protos and the OpenAPI document say: run \`make proto\`"; exit 1; }
 
 bench: $(STAMP) ## Measure serving beside bare vLLM and vLLM's own server
 	python bench/serving.py
 
-proto: $(STAMP) ## Generate services/attune/v1 from protos/
+proto: $(STAMP) ## Generate services/attune/v1 and docs/api.md from protos/
 	find services/attune/v1 -name '*_pb2*' -delete
 	$(call generate,services)
+	python docs/reference.py docs/api.md
 
 requirements: $(STAMP) ## Pin every package again, from pyproject.toml
 	for extra in cpu gpu; do \

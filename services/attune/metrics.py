@@ -1,5 +1,8 @@
 """Every metric that attune exports, declared once. Base units; label values from closed sets, never an id."""
 
+import collections
+from bisect import bisect_left
+from collections.abc import Sequence
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
@@ -75,3 +78,11 @@ def serve_metrics(host: str, port: int) -> tuple[int, WSGIServer, Thread]:
     """
     server, thread = start_http_server(port, addr=host)
     return server.server_port, server, thread
+
+
+def observe_all(histogram: Histogram, values: Sequence[float]) -> None:
+    """Observes every value, with one lock for each bucket that got some instead of two for each value."""
+    bounds, buckets = histogram._upper_bounds, histogram._buckets
+    histogram._sum.inc(sum(values))
+    for bucket, count in collections.Counter(bisect_left(bounds, value) for value in values).items():
+        buckets[bucket].inc(count)

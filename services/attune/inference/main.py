@@ -54,6 +54,7 @@ _FEEDBACK = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"].full_nam
 
 _IMPORT = feedback_pb2.DESCRIPTOR.services_by_name["ImportService"].full_name
 
+_GC_OBJECTS = 20_000
 _WARM_UP_SECONDS = 300.0
 _CLOSE_SECONDS = 2.0
 _DAY_SECONDS = 86_400
@@ -207,6 +208,8 @@ class InferenceServer:
         # What the libraries hold stays for good: looking through it took hundreds of milliseconds each time.
         gc.collect()
         gc.freeze()
+        # Every token makes some objects, and hardly any of them are rings.
+        gc.set_threshold(_GC_OBJECTS)
         logger.info("engine is warm", extra={"seconds": round(time.monotonic() - begun, 2)})
 
     async def open(self) -> None:
