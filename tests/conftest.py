@@ -11,8 +11,10 @@ from attune.chat.template import ChatTemplate
 from attune.inference.engine import Engine, EngineOptions
 from attune.settings import Settings
 
-# A shell that runs the tests in the background has them ignore SIGINT, and so would every process that they start.
+# A shell that runs the tests in the background has them ignore SIGINT, nohup SIGHUP, and so would every process that
+# they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
