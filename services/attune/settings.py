@@ -93,7 +93,8 @@ class EventLogSettings(_Section):
 class AggregatorSettings(_Section):
     """Event log to lake to datasets."""
 
-    host: str = Field("127.0.0.1", description="Address of the metrics page.")
+    host: str = Field("127.0.0.1", description="Address that receipts are served on.")
+    grpc_port: int = Field(50052, ge=0, le=65535, description="Receipts; 0 takes a free port.")
     metrics_port: int = Field(9102, ge=0, le=65535, description="Prometheus page; 0 takes a free port.")
     poll_seconds: float = Field(0.5, gt=0, le=3600, description="Pause when the event log has nothing new.")
     batch_records: int = Field(2000, ge=1, le=1_000_000, description="Most records in one commit.")

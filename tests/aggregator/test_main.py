@@ -7,9 +7,15 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from attune.client.authorized import Authorized
 from attune.eventlog import FEEDBACK, RESPONSES
 from attune.lake.dataset import list_datasets
+from attune.personas.api_keys import local_api_key
 from attune.runtime import read_endpoints
+from attune.v1 import dataset_pb2, dataset_pb2_grpc
 from tests.aggregator.plant import Plant, ids_of
 from tests.eventlog.waiting import eventually
 from tests.lake.events import response_event, thumb_event
@@ -21,6 +27,7 @@ def start(folder: Path) -> "subprocess.Popen[bytes]":
         f"""
 data = "{folder}"
 [aggregator]
+grpc_port = 0
 metrics_port = 0
 poll_seconds = 0.05
 build_feedback = 10
@@ -52,11 +59,13 @@ def test_it_waits_for_the_log_ingests_builds_once_and_stops_in_order(tmp_path: P
         eventually(lambda: datasets(tmp_path) == 1, 30)
         plant.append(*[thumb_event(n, n) for n in range(10, 15)])
         eventually(lambda: plant.log.positions("aggregator")[FEEDBACK, 0] == 16, 30)
-        port = read_endpoints(tmp_path, "aggregator")["metrics"]
+        endpoints = read_endpoints(tmp_path, "aggregator")
+        port = endpoints["metrics"]
         text = metrics_page(port)
         assert 'attune_lake_lag_records{topic="attune.feedback"} 0.0' in text
         assert 'attune_dead_letters_total{topic="attune.feedback"} 1.0' in text
         eventually(lambda: 'attune_new_feedback{persona="concierge"} 5.0' in metrics_page(port), 30)
+        eventually(lambda: datasets_of(tmp_path, endpoints["grpc"], "feedback-3") == ["thumbs"], 30)
         process.kill()
         process.wait()
 
@@ -75,10 +84,28 @@ def test_it_waits_for_the_log_ingests_builds_once_and_stops_in_order(tmp_path: P
         assert plant.log.positions("aggregator")[RESPONSES, 0] == 500
         assert plant.ids("responses") == ids_of([response_event(n) for n in range(500)])
         plant.close()
+        assert not (tmp_path / "run" / "aggregator.json").exists()
     finally:
         if process.poll() is None:
             process.kill()
             process.wait()
+
+
+def datasets_of(folder: Path, port: int, feedback_id: str) -> list[str]:
+    """The recipes of the datasets that a running aggregator says the feedback is in; nothing while it knows nothing."""
+    request = dataset_pb2.GetReceiptsRequest(feedback_id=feedback_id)
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        asked = health_pb2.HealthCheckRequest(service="attune.v1.ReceiptService")
+        assert health.Check(asked, timeout=10).status == health_pb2.HealthCheckResponse.SERVING
+        stub = Authorized(dataset_pb2_grpc.ReceiptServiceStub(channel), local_api_key(folder))
+        try:
+            (receipt,) = stub.GetReceipts(request, timeout=10).receipts
+        except grpc.RpcError as failure:
+            if failure.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND):
+                raise
+            return []
+    return [use.recipe for use in receipt.datasets]
 
 
 def metrics_page(port: int) -> str:

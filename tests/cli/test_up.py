@@ -20,6 +20,7 @@ def attune_up(data: Path) -> subprocess.Popen[bytes]:
     ports = [f"{name}__metrics_port" for name in SERVICES] + [
         "inference__grpc_port",
         "inference__http_port",
+        "aggregator__grpc_port",
         "rollout__grpc_port",
     ]
     with open(data / "screen", "w") as file:

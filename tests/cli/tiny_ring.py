@@ -47,6 +47,7 @@ def start_ring(data: Path, **overrides: object) -> subprocess.Popen[str]:
         "ATTUNE_DATA": str(data),
         "ATTUNE_INFERENCE__GRPC_PORT": "0",
         "ATTUNE_INFERENCE__HTTP_PORT": "0",
+        "ATTUNE_AGGREGATOR__GRPC_PORT": "0",
         "ATTUNE_ROLLOUT__GRPC_PORT": "0",
         **{f"ATTUNE_{service.upper()}__METRICS_PORT": "0" for service in SERVICES},
         "ATTUNE_SUPERVISOR__RESTART_BACKOFF_SECONDS": "0.05",

@@ -1,31 +1,44 @@
-"""The aggregator: event log to lake to datasets, until it is told to stop."""
+"""The aggregator: event log to lake to datasets, and receipts of it, until it is told to stop."""
 
 import argparse
+import asyncio
 import logging
+import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from pathlib import Path
+from typing import Any
 
-from attune import metrics
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from attune import metrics, rpc
 from attune.aggregator.build import Builder, BuildRules
 from attune.aggregator.ingest import Ingest
+from attune.aggregator.receipt_index import ReceiptIndex, keep_up_to_date
+from attune.aggregator.service import ReceiptService
 from attune.errors import AttuneError, NotFound
 from attune.eventlog import FEEDBACK, RESPONSES, SqliteLogReader
-from attune.keys import Keys
+from attune.keys import Keys, PolicyVerifier
 from attune.lake.lake import Lake
 from attune.lake.snapshot import open_snapshot
 from attune.logs import configure_logging
 from attune.personas import Persona, load_personas
-from attune.runtime import die_with_parent, stop_on_signals, write_endpoints
-from attune.settings import load_settings
+from attune.personas.api_keys import KeyStore
+from attune.registry.policies import Registry
+from attune.runtime import clear_endpoints, die_with_parent, write_endpoints
+from attune.settings import Settings, load_settings
+from attune.v1 import dataset_pb2, dataset_pb2_grpc
 
 logger = logging.getLogger("attune.aggregator")
 
 _DRAIN_SECONDS = 10.0
 _OPEN_SECONDS = 0.2
 _COUNT_SECONDS = 2.0
+_STOP_SECONDS = 2.0
+_MAX_MESSAGE_BYTES = 1 << 16
+_RECEIPT_SERVICE = dataset_pb2.DESCRIPTOR.services_by_name["ReceiptService"].full_name
 
 
 class Aggregator:
@@ -100,29 +113,76 @@ def main() -> int:
     try:
         settings = load_settings(arguments.config)
         configure_logging("aggregator", settings.log_level)
-        rules = settings.aggregator
-        stopping = stop_on_signals()
-        metrics_port, page, _ = metrics.serve_metrics(rules.host, rules.metrics_port)
-        keys = Keys.load_or_create(settings.data / "keys")
-        personas = load_personas(settings.personas_folder)
-        lake = Lake(settings.data / "lake")
-        builder = Builder(
-            settings.data / "datasets",
-            BuildRules(rules.build_feedback, rules.window_days, rules.heldout_share),
-            keys.split,
-        )
-        write_endpoints(settings.data, "aggregator", metrics=metrics_port)
-        logger.info("aggregator started", extra={"metrics_port": metrics_port, "personas": sorted(personas)})
-        log = open_log(settings.data / "spool", stopping)
-        if log is not None:
-            Aggregator(log, lake, builder, personas.values(), rules.batch_records).run(stopping, rules.poll_seconds)
-            log.close()
-        page.shutdown()
+        asyncio.run(serve(settings))
     except AttuneError as error:
         sys.stderr.write(f"{error}\n")
         return 1
     logger.info("aggregator stopped")
     return 0
+
+
+async def serve(settings: Settings) -> None:
+    """Aggregates, and answers calls, until SIGTERM or SIGINT."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    rules = settings.aggregator
+    personas = load_personas(settings.personas_folder)
+    keys = Keys.load_or_create(settings.data / "keys")
+    registry = Registry(settings.data / "registry", PolicyVerifier.load_or_create(settings.data / "keys"))
+    index = ReceiptIndex(settings.data, registry)
+
+    access = KeyStore(settings.data / "access")
+    access.open_for(rules.host)
+    server = rpc.build_server(access, max_message_bytes=_MAX_MESSAGE_BYTES)
+    dataset_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptService(index, keys.signing), server)
+    answers = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(answers, server)
+    for name in ("", _RECEIPT_SERVICE):
+        await answers.set(name, health_pb2.HealthCheckResponse.SERVING)
+    rpc.add_reflection(server, (_RECEIPT_SERVICE, health.SERVICE_NAME))
+
+    grpc_port = rpc.bind(server, rules.host, rules.grpc_port)
+    metrics_port, page, _ = metrics.serve_metrics(rules.host, rules.metrics_port)
+    await server.start()
+    write_endpoints(settings.data, "aggregator", grpc=grpc_port, metrics=metrics_port)
+    logger.info("aggregator started", extra={"grpc_port": grpc_port, "metrics_port": metrics_port})
+    try:
+        await _all_of(
+            asyncio.to_thread(aggregate, settings, personas.values(), keys, stopping),
+            asyncio.to_thread(keep_up_to_date, index, stopping, rules.poll_seconds),
+            stopping=stopping,
+        )
+    finally:
+        clear_endpoints(settings.data, "aggregator")
+        await answers.enter_graceful_shutdown()
+        await server.stop(_STOP_SECONDS)
+        page.shutdown()
+
+
+def aggregate(settings: Settings, personas: Iterable[Persona], keys: Keys, stopping: threading.Event) -> None:
+    """Event log to lake to datasets, until it is told to stop."""
+    rules = settings.aggregator
+    lake = Lake(settings.data / "lake")
+    builder = Builder(
+        settings.data / "datasets",
+        BuildRules(rules.build_feedback, rules.window_days, rules.heldout_share),
+        keys.split,
+    )
+    log = open_log(settings.data / "spool", stopping)
+    if log is not None:
+        Aggregator(log, lake, builder, personas, rules.batch_records).run(stopping, rules.poll_seconds)
+        log.close()
+
+
+async def _all_of(*works: Coroutine[Any, Any, None], stopping: threading.Event) -> None:
+    """Until all are done; when one fails the others are told to stop, and its error is raised after their end."""
+    tasks = [asyncio.create_task(work) for work in works]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    stopping.set()
+    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
 
 
 if __name__ == "__main__":

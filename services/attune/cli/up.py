@@ -183,6 +183,7 @@ def places(
         ),
         ("API key", _key_text(settings, shown=show_key)),
         ("personas", ", ".join([f"{personas[0]} (default)", *personas[1:]])),
+        ("receipts", f"{grpc('aggregator')} (gRPC)"),
         ("policies", f"{grpc('rollout')} (gRPC)"),
         *((f"metrics of {service}", page) for service, page in zip(SERVICES, pages, strict=True)),
         ("training runs", f"mlflow ui --backend-store-uri {shlex.quote(_without_credentials(settings.mlflow_uri))}"),

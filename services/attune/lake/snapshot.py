@@ -51,12 +51,11 @@ CREATE TEMP VIEW responses_repeated AS
     )
     SELECT tenant, request_group, counts FROM placed WHERE made - before <= {within_ms};
 CREATE TEMP VIEW responses AS
-    SELECT r.* FROM responses_first AS r
-    LEFT JOIN responses_repeated AS again USING (tenant, request_group)
-    WHERE again.request_group IS NULL;
+    SELECT * FROM responses_first ANTI JOIN responses_repeated USING (tenant, request_group);
 CREATE TEMP VIEW feedback AS SELECT * FROM feedback_first;
 """
-_SENT_AGAIN_WITHIN_MS = 86_400_000
+SENT_AGAIN_WITHIN_MS = 86_400_000
+"""How far apart two answers to a request may be that a client sent to two replicas."""
 _POSITION = "struct_pack(id := log_id, part := log_partition, at := log_offset)"
 
 
@@ -95,7 +94,7 @@ def open_snapshot(lake: Lake, threads: int = 2) -> Iterator[Snapshot]:
             connection.register(f"{name}_rows", handle.to_pyarrow_dataset())
             with _reported():
                 connection.execute(_FIRST_OF_EACH_ID.format(name=name, position=_POSITION))
-        connection.execute(_ANSWERED_ONCE.format(within_ms=_SENT_AGAIN_WITHIN_MS))
+        connection.execute(_ANSWERED_ONCE.format(within_ms=SENT_AGAIN_WITHIN_MS))
         yield Snapshot(connection, {name: int(handle.version()) for name, handle in handles.items()})
     finally:
         connection.close()

@@ -45,6 +45,7 @@ PARTS = (*SERVICES, "engine", "supervisor", "everything")
 PORTS = {
     "ATTUNE_INFERENCE__GRPC_PORT": "0",
     "ATTUNE_INFERENCE__HTTP_PORT": "0",
+    "ATTUNE_AGGREGATOR__GRPC_PORT": "0",
     "ATTUNE_ROLLOUT__GRPC_PORT": "0",
     **{f"ATTUNE_{service.upper()}__METRICS_PORT": "0" for service in SERVICES},
 }
