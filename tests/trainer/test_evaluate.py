@@ -76,6 +76,13 @@ def test_regression_prompts_are_read(tmp_path: Path) -> None:
     ]
 
 
+def test_a_regression_prompt_may_offer_tools(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(line(tools=[{"type": "function", "function": {"name": "call_cab", "parameters": {}}}]) + "\n")
+    ((tool,),) = (prompt.tools for prompt in read_regression_prompts(file, {"concierge"}))
+    assert (tool.name, tool.description, tool.parameters_json) == ("call_cab", "", "")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -88,6 +95,8 @@ def test_regression_prompts_are_read(tmp_path: Path) -> None:
         line(persona="nobody"),
         line(answer=None),
         line(skill=7),
+        line(tools=[{}]),
+        line(tools=[{"function": {"name": "a b"}}]),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, wrong: str) -> None:

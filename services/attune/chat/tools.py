@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from attune.chat.schemas import read_schema
@@ -64,6 +64,19 @@ def function_tools(tools: Sequence[event_pb2.Tool]) -> list[dict[str, Any]]:
             },
         }
         for tool in tools
+    ]
+
+
+def typed_tools(tools: Iterable[Mapping[str, Any]]) -> list[event_pb2.Tool]:
+    """The inverse of function_tools."""
+    functions = [tool["function"] for tool in tools]
+    return [
+        event_pb2.Tool(
+            name=function["name"],
+            description=function.get("description") or "",
+            parameters_json=json.dumps(function["parameters"]) if function.get("parameters") else "",
+        )
+        for function in functions
     ]
 
 

@@ -263,7 +263,9 @@ class Cycles:
     def _items(self, persona: Persona, prompts: Sequence[RegressionPrompt]) -> list[SkillItem]:
         """This persona's prompts: other personas have policies of their own."""
         return [
-            SkillItem(prompt.skill, self.template.render(persona.system_prompt, prompt.messages), prompt.answer)
+            SkillItem(
+                prompt.skill, self.template.render(persona.system_prompt, prompt.messages, prompt.tools), prompt.answer
+            )
             for prompt in prompts
             if prompt.persona in ("", persona.name)
         ]

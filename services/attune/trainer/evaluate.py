@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from attune.chat.messages import check_messages, typed_messages
+from attune.chat.tools import offered_tools, typed_tools
 from attune.errors import AttuneError, InvalidInput
 from attune.trainer.examples import Example
 from attune.trainer.gate import SkillFigures
@@ -34,10 +35,11 @@ class RegressionPrompt:
     persona: str
     messages: Sequence[event_pb2.Message]
     answer: str
+    tools: Sequence[event_pb2.Tool] = ()
 
 
 def read_regression_prompts(file: Path, personas: Collection[str]) -> list[RegressionPrompt]:
-    """Reads `{"skill", "messages", "answer", "persona" (optional)}`, one a line.
+    """Reads `{"skill", "messages", "answer", "persona" (optional), "tools" (optional)}`, one a line.
 
     Raises InvalidInput with file and line. The persona must be a known one, or the line would never be asked.
     """
@@ -60,10 +62,17 @@ def read_regression_prompts(file: Path, personas: Collection[str]) -> list[Regre
 
 
 def _regression_prompt(row: Any) -> RegressionPrompt:
-    prompt = RegressionPrompt(row["skill"], row.get("persona", ""), typed_messages(row["messages"]), row["answer"])
+    prompt = RegressionPrompt(
+        row["skill"],
+        row.get("persona", ""),
+        typed_messages(row["messages"]),
+        row["answer"],
+        typed_tools(row.get("tools", ())),
+    )
     if not all(isinstance(text, str) for text in (prompt.skill, prompt.persona, prompt.answer)):
         raise TypeError("skill, persona and answer are texts")
     check_messages(prompt.messages)
+    offered_tools((), prompt.tools, event_pb2.ToolChoice())
     return prompt
 
 
