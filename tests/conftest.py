@@ -1,15 +1,17 @@
-"""What the whole run shares: the demo model, and one real engine on it."""
+"""What the whole run shares: the demo model, one real engine on it, and one real Kafka broker."""
 
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from attune.chat.template import ChatTemplate
+from attune.eventlog.broker import LocalBroker
 from attune.inference.engine import Engine, EngineOptions
 from attune.settings import Settings
+from tests.brokers import run_broker
 
 # A shell that runs the tests in the background has them ignore SIGINT, nohup SIGHUP, and so would every process that
 # they start.
@@ -34,3 +36,10 @@ async def engine(demo_model: Path) -> AsyncIterator[Engine]:
     await engine.warm_up(deadline_seconds=120)
     yield engine
     engine.stop()
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
+    """Tests leave it running and thawed."""
+    with run_broker(tmp_path_factory.mktemp("kafka")) as running:
+        yield running

@@ -46,6 +46,8 @@ def test_the_environment_can_say_every_kind_of_value() -> None:
             "ATTUNE_TRAINER__KTO__LEARNING_RATE": "1e-3",
             "ATTUNE_TRAINER__GATE__PROMPTS": "/tmp/prompts.jsonl",
             "ATTUNE_EVENT_LOG__READERS": '["aggregator", "shipper"]',
+            "ATTUNE_KAFKA__SERVERS": "a:1, b.example.org:2",
+            "ATTUNE_KAFKA__PASSWORD": "12",
             "ATTUNE_MODEL": '"/models/a"',
             "ATTUNE_LOG_LEVEL": "DEBUG",
         },
@@ -54,6 +56,8 @@ def test_the_environment_can_say_every_kind_of_value() -> None:
     assert settings.trainer.kto.learning_rate == 1e-3
     assert settings.trainer.gate.prompts == Path("/tmp/prompts.jsonl")
     assert settings.event_log.readers == ("aggregator", "shipper")
+    assert settings.kafka.servers == ("a:1", "b.example.org:2")
+    assert settings.kafka.password.get_secret_value() == "12"
     assert settings.model_folder == Path("/models/a")
 
 
@@ -67,7 +71,12 @@ def test_the_environment_can_say_every_kind_of_value() -> None:
         ("[trainer.kto]\nbeta = inf", "trainer.kto.beta: input should be"),
         ("[engine]\ndtype = 's3cret'", "engine.dtype: input should be 'auto'"),
         ("inference = 's3cret'", "inference: input should be a valid dictionary"),
-        ("[event_log]\nreaders = []", "event_log.readers: "),
+        ("[event_log]\nreaders = 3", "event_log.readers: "),
+        ("[kafka]\nservers = ['s3cret']", "kafka.servers: value error, each must be HOST:PORT"),
+        ("[kafka]\nsasl_mechanism = 'PLAIN'\npassword = 's3cret'", "kafka: value error, sasl_mechanism and username"),
+        ("[kafka]\nca = 's3cret'", "kafka: value error, ca, certificate and key are for tls = true"),
+        ("[kafka]\ntls = true\nkey = 's3cret'", "kafka: value error, certificate and key go together"),
+        ("[kafka]\ntopic_prefix = 's3cret/'", "kafka.topic_prefix: string should match pattern"),
         ("data = 3", "data: "),
         ("data = 's3cret", "not valid TOML"),
     ],
@@ -103,6 +112,12 @@ def test_a_bad_variable_is_named_with_the_reason_and_not_the_value(name: str, va
 def test_all_that_is_wrong_is_said_at_once(file: Path) -> None:
     file.write_text("colour = 1\n[inference]\ngrpc_port = -1\n")
     assert len(refused(file, {"ATTUNE_TASTE": "x"}).splitlines()) == 3
+
+
+def test_the_spool_waits_for_whoever_carries_its_records_on() -> None:
+    assert load_settings(None, {}).spool_readers == ("aggregator",)
+    shipped = {"ATTUNE_KAFKA__SERVERS": "a:1", "ATTUNE_EVENT_LOG__READERS": '["copy"]'}
+    assert load_settings(None, shipped).spool_readers == ("shipper", "copy")
 
 
 def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:

@@ -42,6 +42,16 @@ EVENT_LOG_COMMIT_SECONDS = Histogram(
     "attune_event_log_commit_seconds", "Duration of a group commit, fsync included.", buckets=_SECONDS
 )
 
+# shipper
+SHIPPED = Counter("attune_shipped_total", "Records that Kafka has taken.", ["topic"])
+SHIPPER_FAILURES = Counter(
+    "attune_shipper_failures_total", "Batches that Kafka did not take whole; sent again.", ["topic"]
+)
+SHIPPER_REFUSED = Counter("attune_shipper_refused_total", "Records that Kafka refused for good, set aside.", ["topic"])
+PRODUCERS_REPLACED = Counter(
+    "attune_producers_replaced_total", "Kafka producers that made no progress and were replaced."
+)
+
 # aggregator
 LAKE_LAG = Gauge("attune_lake_lag_records", "Records in the event log that the lake does not hold yet.", ["topic"])
 LAKE_ROWS = Counter("attune_lake_rows_total", "Rows committed to the lake.", ["table"])

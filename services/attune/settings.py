@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from attune.errors import AttuneError
 
@@ -87,7 +87,81 @@ class EventLogSettings(_Section):
 
     max_mib: int = Field(512, ge=1, le=1 << 20, description="Space for records and reservations, MiB.")
     feedback_share: float = Field(0.1, ge=0.01, le=0.5, description="Share of the space kept for feedback.")
-    readers: tuple[str, ...] = Field(("aggregator",), min_length=1, description="Readers that hold back trimming.")
+    readers: tuple[str, ...] = Field(
+        (), description="Readers that hold back trimming, beside the one that carries the records on."
+    )
+
+
+class KafkaSettings(_Section):
+    """Kafka between the spool and the aggregator; without servers the spool is the whole event log."""
+
+    servers: tuple[str, ...] = Field((), description="Brokers to begin with, HOST:PORT; more are found through them.")
+    topic_prefix: str = Field(
+        "attune.",
+        pattern=r"^[A-Za-z0-9._-]{0,100}$",
+        description="Begins the names of topics and of the consumer group.",
+    )
+    partitions: int = Field(8, ge=1, le=10_000, description="Of each topic that `attune topics create` makes.")
+    replication: int | None = Field(None, ge=1, le=100, description="Copies of it; absent: as the brokers do.")
+    retention_days: float = Field(14, gt=0, le=3650, description="How long topics keep a record.")
+    dead_letter_retention_days: float = Field(90, gt=0, le=3650, description="How long dead letters are kept.")
+    max_record_mib: int = Field(16, ge=1, le=64, description="Largest record; no larger one is admitted.")
+    request_seconds: float = Field(10, ge=0.2, le=300, description="How long a broker may take to answer.")
+    delivery_seconds: float = Field(
+        30, ge=0.5, le=3600, description="A record that is not taken within that time is sent again."
+    )
+    tls: bool = Field(False, description="Whether connections are encrypted.")
+    ca: Path | None = Field(None, description="Certificates that brokers' are signed by, PEM; absent: the system's.")
+    certificate: Path | None = Field(None, description="Our certificate, where brokers ask for one, PEM.")
+    key: Path | None = Field(None, description="Its key, PEM.")
+    sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "", description="How to log in; empty: not at all."
+    )
+    username: str = Field("", description="Who logs in.")
+    password: SecretStr = Field(SecretStr(""), description="Best given as ATTUNE_KAFKA__PASSWORD.")
+
+    @field_validator("servers", mode="before")
+    @classmethod
+    def _separate(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("servers")
+    @classmethod
+    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for server in value:
+            host, _, port = server.rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+                raise ValueError("each must be HOST:PORT, such as kafka-1.example.org:9092")
+        return value
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> "KafkaSettings":
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key go together")
+        if not self.tls and (self.ca or self.certificate):
+            raise ValueError("ca, certificate and key are for tls = true")
+        if bool(self.sasl_mechanism) != bool(self.username):
+            raise ValueError("sasl_mechanism and username go together")
+        if self.request_seconds > self.delivery_seconds:
+            raise ValueError("request_seconds may not be above delivery_seconds")
+        return self
+
+
+class BrokerSettings(_Section):
+    """A Kafka broker of our own, for one machine: `attune up --with-kafka`."""
+
+    enabled: bool = Field(False, description="Whether `attune up` runs it; kafka.servers then names it.")
+    host: str = Field("127.0.0.1", description="Address of the broker and of the metrics page.")
+    port: int = Field(9092, ge=1, le=65535, description="Where it listens.")
+    metrics_port: int = Field(9107, ge=0, le=65535, description="Prometheus page; 0 takes a free port.")
+
+
+class ShipperSettings(_Section):
+    """Spool to Kafka, beside each inference; runs only where kafka.servers is set."""
+
+    host: str = Field("127.0.0.1", description="Address of the metrics page.")
+    metrics_port: int = Field(9106, ge=0, le=65535, description="Prometheus page; 0 takes a free port.")
+    batch_records: int = Field(1000, ge=1, le=100_000, description="Most records on their way at once.")
 
 
 class AggregatorSettings(_Section):
@@ -193,6 +267,9 @@ class Settings(_Section):
     inference: InferenceSettings = InferenceSettings()
     engine: EngineSettings = EngineSettings()
     event_log: EventLogSettings = EventLogSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    shipper: ShipperSettings = ShipperSettings()
+    broker: BrokerSettings = BrokerSettings()
     aggregator: AggregatorSettings = AggregatorSettings()
     trainer: TrainerSettings = TrainerSettings()
     rollout: RolloutSettings = RolloutSettings()
@@ -211,6 +288,11 @@ class Settings(_Section):
     @property
     def personas_folder(self) -> Path:
         return _DEMO / "personas" if self.personas == "demo" else Path(self.personas).expanduser().absolute()
+
+    @property
+    def spool_readers(self) -> tuple[str, ...]:
+        """Who holds back trimming of the spool: whoever carries its records on, and whom the operator named."""
+        return tuple(dict.fromkeys(("shipper" if self.kafka.servers else "aggregator", *self.event_log.readers)))
 
     @property
     def mlflow_uri(self) -> str:

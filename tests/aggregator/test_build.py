@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from attune.aggregator.build import Builder, BuildRules
-from attune.eventlog import RESPONSES
+from attune.eventlog import FEEDBACK, RESPONSES
 from attune.lake.dataset import Dataset, list_datasets, open_dataset
 from attune.lake.snapshot import open_snapshot
 from attune.v1 import event_pb2
@@ -87,7 +87,7 @@ def test_the_manifest_says_what_went_in(plant: Plant) -> None:
     assert manifest.recipe.name == "thumbs"
     assert "one row for each response and each person" in manifest.recipe.text
     assert manifest.settings == {"window_days": 30, "heldout_share": 0.2}
-    assert manifest.feedback_positions == {f"{plant.log.log_id}/0": 11}
+    assert manifest.feedback_positions == {f"{plant.log.log_id(FEEDBACK)}/0": 11}
     assert set(manifest.table_versions) == {"responses", "feedback"}
     assert manifest.counts["left_out"] == {"unknown_response": 1}
     assert sum(sum(manifest.counts[split].values()) for split in ("train", "heldout")) == 10

@@ -179,7 +179,7 @@ def alarms() -> float:
 
 def test_a_lake_ahead_of_the_log_is_an_alarm_and_never_a_reset(plant: Plant) -> None:
     plant.append(*[response_event(n) for n in range(3)], *[thumb_event(n, n) for n in range(3)])
-    source = f"{plant.log.log_id}/{RESPONSES}/0"
+    source = f"{plant.log.log_id(RESPONSES)}/{RESPONSES}/0"
     plant.lake.responses.append(to_arrow("responses", []), source, 0, 50)
     before = alarms()
     ingest = plant.ingest(RESPONSES)

@@ -155,7 +155,7 @@ def test_rows_that_are_in_are_not_read_again(plant: Plant) -> None:
     plant.ingest_all(batch_records=2)
     tail = TableTail.open(plant.folder / "lake" / "feedback")
     assert tail is not None
-    log_id = plant.log.log_id
+    log_id = plant.log.log_id(FEEDBACK)
 
     def read(positions: dict[tuple[str, int], int]) -> list[str]:
         batches = tail.rows_after(positions, ["event_id"])

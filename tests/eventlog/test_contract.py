@@ -1,206 +1,210 @@
-"""What every event log must do, whatever it is made of."""
+"""What every event log must do for whoever reads it, whatever it is made of."""
 
+import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import pytest
+from kafka import KafkaAdminClient
 
-from attune.errors import InvalidInput, NotFound, ResourceExhausted, Unavailable
-from attune.eventlog import FEEDBACK, RESPONSES, EventLog, EventReader, SqliteLog, SqliteLogReader
+from attune.errors import InvalidInput, NotFound
+from attune.eventlog import FEEDBACK, RESPONSES, EventReader, Record, SqliteLog, SqliteLogReader
+from attune.eventlog.broker import LocalBroker
+from attune.eventlog.kafka import KafkaLogReader
+from attune.eventlog.producer import Message, Producer
+from attune.eventlog.topics import TopicRules, create_topics
+from tests.brokers import cluster_on
 from tests.eventlog.waiting import eventually
 
-OpenLog = Callable[..., EventLog]
 MIB = 1 << 20
 
 
-@pytest.fixture
-def open_log(tmp_path: Path) -> Iterator[OpenLog]:
-    opened: list[SqliteLog] = []
+class Log(Protocol):
+    """A log of one partition, with a side to append at and any number of readers."""
 
-    def open_it(max_bytes: int = 64 * MIB, readers: tuple[str, ...] = ("aggregator",)) -> SqliteLog:
-        opened.append(SqliteLog(tmp_path / "spool", max_bytes=max_bytes, readers=readers, feedback_share=0.25))
-        return opened[-1]
+    def append(self, topic: str, *payloads: bytes) -> None:
+        """Returns when they are acknowledged."""
 
-    yield open_it
-    for log in opened:
-        log.close()
+    def open_reader(self) -> EventReader: ...
 
+    def make_anew(self) -> None:
+        """The log is gone, and another stands in its place."""
 
-@pytest.fixture
-def open_reader(tmp_path: Path) -> Iterator[Callable[[], EventReader]]:
-    opened: list[SqliteLogReader] = []
-
-    def open_it() -> SqliteLogReader:
-        opened.append(SqliteLogReader(tmp_path / "spool"))
-        return opened[-1]
-
-    yield open_it
-    for reader in opened:
-        reader.close()
+    def close(self) -> None: ...
 
 
-def append(log: EventLog, topic: str, *payloads: bytes) -> list[int]:
-    futures = [log.append(topic, b"key", payload) for payload in payloads]
-    return [future.result(10) for future in futures]
+class Spool:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._log = self._open()
+        self._readers: list[EventReader] = []
+
+    def append(self, topic: str, *payloads: bytes) -> None:
+        for future in [self._log.append(topic, b"key", payload) for payload in payloads]:
+            future.result(10)
+
+    def open_reader(self) -> EventReader:
+        self._readers.append(SqliteLogReader(self._folder))
+        return self._readers[-1]
+
+    def make_anew(self) -> None:
+        self._log.close()
+        self._folder.rename(self._folder.with_name(uuid.uuid4().hex))
+        self._log = self._open()
+
+    def close(self) -> None:
+        for reader in (*self._readers, self._log):
+            reader.close()
+
+    def _open(self) -> SqliteLog:
+        return SqliteLog(self._folder, max_bytes=64 * MIB, readers=("aggregator",), feedback_share=0.25)
 
 
-def test_records_come_back_in_order_under_dense_offsets(open_log: OpenLog) -> None:
-    log = open_log()
-    assert append(log, RESPONSES, b"a", b"b", b"c") == [0, 1, 2]
-    assert append(log, FEEDBACK, b"vote") == [0]
-    records = log.read(RESPONSES, 0, 1, 10, MIB)
+class Kafka:
+    def __init__(self, broker: LocalBroker) -> None:
+        self._cluster = cluster_on(broker)
+        self._producer = Producer(self._cluster)
+        self._readers: list[EventReader] = []
+
+    def append(self, topic: str, *payloads: bytes) -> None:
+        messages = [Message(self._cluster.topic(topic), b"key", payload) for payload in payloads]
+        assert self._producer.send(messages) == [None] * len(messages)
+
+    def open_reader(self) -> EventReader:
+        for reader in self._readers:  # or they would share the one partition
+            reader.close()
+        reader = KafkaLogReader(self._cluster, "aggregator")
+        self._readers = [reader]
+        eventually(lambda: reader.ranges(RESPONSES) and reader.ranges(FEEDBACK))
+        return reader
+
+    def make_anew(self) -> None:
+        admin = KafkaAdminClient(bootstrap_servers=list(self._cluster.servers))
+        ours = [self._cluster.topic(RESPONSES), self._cluster.topic(FEEDBACK)]
+        admin.delete_topics(ours)
+        eventually(lambda: not set(ours) & set(admin.list_topics()))
+        admin.close()
+        create_topics(self._cluster, TopicRules(1, None, 1, 1))
+        self._producer.close()
+        self._producer = Producer(self._cluster)
+
+    def close(self) -> None:
+        for reader in self._readers:
+            reader.close()
+        self._producer.close()
+
+
+@pytest.fixture(params=["sqlite", "kafka"])
+def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Log]:
+    opened: Log = Spool(tmp_path / "spool") if request.param == "sqlite" else Kafka(request.getfixturevalue("broker"))
+    yield opened
+    opened.close()
+
+
+def payloads(records: list[Record]) -> list[bytes]:
+    return [record.payload for record in records]
+
+
+def test_records_come_back_in_order_under_dense_offsets(log: Log) -> None:
+    log.append(RESPONSES, b"a", b"b", b"c")
+    log.append(FEEDBACK, b"vote")
+    records = log.open_reader().read(RESPONSES, 0, 1, 10, MIB)
     assert [(r.topic, r.partition, r.offset, r.key, r.payload) for r in records] == [
         (RESPONSES, 0, 1, b"key", b"b"),
         (RESPONSES, 0, 2, b"key", b"c"),
     ]
 
 
-def test_many_threads_append_and_every_record_is_there_once(open_log: OpenLog) -> None:
-    log = open_log()
-    payloads = [f"{n}".encode() for n in range(2000)]
-    with ThreadPoolExecutor(8) as pool:
-        offsets = list(pool.map(lambda payload: log.append(RESPONSES, b"", payload).result(10), payloads))
-    assert sorted(offsets) == list(range(2000))
-    by_offset = {record.offset: record.payload for record in log.read(RESPONSES, 0, 0, 5000, 64 * MIB)}
-    assert [by_offset[offset] for offset in offsets] == payloads
+def test_a_read_is_bounded_by_records_and_bytes_but_gives_at_least_one(log: Log) -> None:
+    log.append(RESPONSES, *[b"x" * 100] * 10)
+    reader = log.open_reader()
+    assert len(reader.read(RESPONSES, 0, 0, 3, MIB)) == 3
+    assert len(reader.read(RESPONSES, 0, 0, 10, 450)) == 4
+    assert len(reader.read(RESPONSES, 0, 4, 10, MIB)) == 6
+    assert len(reader.read(RESPONSES, 0, 0, 10, 1)) == 1
+    assert reader.read(RESPONSES, 0, 10, 10, MIB) == []
 
 
-def test_a_read_is_bounded_by_records_and_bytes_but_gives_at_least_one(open_log: OpenLog) -> None:
-    log = open_log()
-    append(log, RESPONSES, *[b"x" * 100] * 10)
-    assert len(log.read(RESPONSES, 0, 0, 3, MIB)) == 3
-    assert len(log.read(RESPONSES, 0, 0, 10, 450)) == 4
-    assert len(log.read(RESPONSES, 0, 0, 10, 1)) == 1
-    assert log.read(RESPONSES, 0, 10, 10, MIB) == []
+def test_a_reader_may_go_back_and_forth(log: Log) -> None:
+    log.append(RESPONSES, *[b"%d" % number for number in range(3000)])
+    reader = log.open_reader()
+    for offset in (0, 1000, 2999, 500, 0, 2000):
+        assert reader.read(RESPONSES, 0, offset, 1, MIB)[0].payload == b"%d" % offset
+    whole: list[bytes] = []
+    while read := payloads(reader.read(RESPONSES, 0, len(whole), 700, MIB)):
+        whole += read
+    assert whole == [b"%d" % number for number in range(3000)]
 
 
-def test_another_reader_sees_what_was_acknowledged(open_log: OpenLog, open_reader: Callable[[], EventReader]) -> None:
-    log = open_log()
-    reader = open_reader()
-    append(log, RESPONSES, b"a")
-    assert reader.log_id == log.log_id
-    assert [record.payload for record in reader.read(RESPONSES, 0, 0, 10, MIB)] == [b"a"]
-    assert list(reader.partitions(RESPONSES)) == [0]
+def test_another_reader_sees_what_was_acknowledged(log: Log) -> None:
+    first = log.open_reader()
+    log_ids = [first.log_id(topic) for topic in (RESPONSES, FEEDBACK)]
+    log.append(RESPONSES, b"a")
+    assert payloads(first.read(RESPONSES, 0, 0, 10, MIB)) == [b"a"]
+    second = log.open_reader()
+    assert [second.log_id(topic) for topic in (RESPONSES, FEEDBACK)] == log_ids
+    assert list(second.ranges(RESPONSES)) == [0]
+    assert payloads(second.read(RESPONSES, 0, 0, 10, MIB)) == [b"a"]
 
 
-def test_records_are_there_after_it_was_closed_and_opened(open_log: OpenLog) -> None:
-    log = open_log()
-    append(log, RESPONSES, b"a", b"b")
-    log.close()
-    again = open_log()
-    assert again.log_id == log.log_id
-    assert append(again, RESPONSES, b"c") == [2]
-    assert [record.payload for record in again.read(RESPONSES, 0, 0, 10, MIB)] == [b"a", b"b", b"c"]
+def test_a_range_says_what_is_held(log: Log) -> None:
+    reader = log.open_reader()
+    assert (reader.range(RESPONSES, 0).first, reader.range(RESPONSES, 0).next) == (0, 0)
+    log.append(RESPONSES, b"a", b"b")
+    assert reader.ranges(RESPONSES)[0] == reader.range(RESPONSES, 0)
+    assert (reader.range(RESPONSES, 0).first, reader.range(RESPONSES, 0).next) == (0, 2)
 
 
-def test_trimming_waits_for_the_slowest_configured_reader(
-    open_log: OpenLog, open_reader: Callable[[], EventReader]
-) -> None:
-    log = open_log(readers=("aggregator", "shipper"))
-    append(log, RESPONSES, *[b"x"] * 10)
-    reader = open_reader()
-    reader.commit("aggregator", {(RESPONSES, 0): 8})
-    reader.commit("onlooker", {(RESPONSES, 0): 10})
-    reader.commit("shipper", {(RESPONSES, 0): 3})
-    eventually(lambda: log.range(RESPONSES, 0).first == 3)
-    assert log.depth()[RESPONSES].records == 7
-    assert reader.positions("aggregator") == {(RESPONSES, 0): 8}
-    reader.commit("shipper", {(RESPONSES, 0): 9})
-    eventually(lambda: reader.range(RESPONSES, 0).first == 8)
-    assert log.read(RESPONSES, 0, 0, 10, MIB)[0].offset == 8
+def test_positions_are_kept_and_come_back_with_the_reader(log: Log) -> None:
+    log.append(RESPONSES, *[b"x"] * 5)
+    reader = log.open_reader()
+    assert reader.positions("aggregator") == {}
+    reader.commit("aggregator", {(RESPONSES, 0): 3})
+    assert reader.positions("aggregator") == {(RESPONSES, 0): 3}
+    assert log.open_reader().positions("aggregator") == {(RESPONSES, 0): 3}
 
 
-def test_offsets_are_never_used_again_even_after_everything_was_trimmed(open_log: OpenLog) -> None:
-    log = open_log()
-    append(log, RESPONSES, b"a", b"b")
-    log.commit("aggregator", {(RESPONSES, 0): 2})
-    eventually(lambda: log.range(RESPONSES, 0).first == 2)
-    assert log.range(RESPONSES, 0).next == 2
-    log.close()
-    assert append(open_log(), RESPONSES, b"c") == [2]
-
-
-def test_a_position_outside_the_log_is_refused(open_log: OpenLog) -> None:
-    log = open_log()
+def test_a_position_outside_the_log_is_refused(log: Log) -> None:
+    reader = log.open_reader()
     with pytest.raises(InvalidInput, match=r"position 1 of attune\.responses/0 is outside 0 to 0"):
-        log.commit("aggregator", {(RESPONSES, 0): 1})
+        reader.commit("aggregator", {(RESPONSES, 0): 1})
+    with pytest.raises(InvalidInput, match="position -1"):
+        reader.commit("aggregator", {(RESPONSES, 0): -1})
     with pytest.raises(InvalidInput):
-        log.commit("../aggregator", {})
+        reader.commit("../aggregator", {})
 
 
-def test_an_unknown_topic_is_refused(open_log: OpenLog) -> None:
-    log = open_log()
+def test_an_unknown_topic_or_partition_is_refused(log: Log) -> None:
+    reader = log.open_reader()
     with pytest.raises(NotFound):
-        log.append("attune.other", b"", b"")
+        reader.range("attune.other", 0)
     with pytest.raises(NotFound):
-        log.range("attune.other", 0)
+        reader.range(RESPONSES, 7)
 
 
-def test_a_full_log_refuses_new_requests_and_lets_the_running_ones_finish(open_log: OpenLog) -> None:
-    log = open_log(max_bytes=100_000)
-    running = log.reserve(30_000, RESPONSES)
-    append(log, RESPONSES, b"x" * 40_000)
-    with pytest.raises(ResourceExhausted) as refusal:
-        log.reserve(10_000, RESPONSES)
-    assert refusal.value.retry_after_seconds
-    with pytest.raises(ResourceExhausted):
-        log.append(RESPONSES, b"", b"x" * 10_000)
-    assert log.append(RESPONSES, b"", b"y" * 30_000, running).result(10) == 1
-    running.release()
-    with pytest.raises(ResourceExhausted):
-        log.reserve(10_000, RESPONSES)
+def test_a_log_that_was_made_anew_is_another_log(log: Log) -> None:
+    log.append(RESPONSES, *[b"old"] * 3)
+    reader = log.open_reader()
+    before = reader.log_id(RESPONSES)
+    assert len(reader.read(RESPONSES, 0, 0, 10, MIB)) == 3
+    log.make_anew()
+    log.append(RESPONSES, *[b"new"] * 5)
+
+    def is_another() -> bool:
+        reader.ranges(RESPONSES)
+        records = reader.read(RESPONSES, 0, 3, 10, MIB)
+        assert not records or (payloads(records) == [b"new"] * 2 and reader.log_id(RESPONSES) != before)
+        return bool(records)
+
+    eventually(is_another, 20)
+    assert payloads(reader.read(RESPONSES, 0, 0, 10, MIB)) == [b"new"] * 5
 
 
-def test_a_share_of_the_space_is_kept_for_feedback(open_log: OpenLog) -> None:
-    log = open_log(max_bytes=100_000)
-    append(log, RESPONSES, b"x" * 70_000)
-    with pytest.raises(ResourceExhausted):
-        log.reserve(10_000, RESPONSES)
-    append(log, FEEDBACK, b"x" * 10_000)
-    with pytest.raises(ResourceExhausted):
-        append(log, FEEDBACK, b"x" * 20_000)
-
-
-def test_space_comes_back_when_a_reservation_is_released_or_records_are_trimmed(open_log: OpenLog) -> None:
-    log = open_log(max_bytes=100_000)
-    with log.reserve(70_000, RESPONSES), pytest.raises(ResourceExhausted):
-        log.reserve(10_000, RESPONSES)
-    append(log, RESPONSES, b"x" * 70_000)
-    log.commit("aggregator", {(RESPONSES, 0): 1})
-    eventually(lambda: log.range(RESPONSES, 0).first == 1)
-    log.reserve(70_000, RESPONSES).release()
-
-
-def test_what_a_small_record_leaves_of_its_reservation_is_free_again(open_log: OpenLog) -> None:
-    log = open_log(max_bytes=100_000)
-    for _ in range(10):
-        reservation = log.reserve(60_000, RESPONSES)
-        log.append(RESPONSES, b"", b"small", reservation).result(10)
-
-
-def test_what_was_held_before_a_restart_still_counts(open_log: OpenLog) -> None:
-    log = open_log(max_bytes=100_000)
-    append(log, RESPONSES, b"x" * 70_000)
-    log.close()
-    with pytest.raises(ResourceExhausted):
-        open_log(max_bytes=100_000).reserve(10_000, RESPONSES)
-
-
-def test_closing_writes_what_was_appended_and_refuses_what_comes_after(open_log: OpenLog) -> None:
-    log = open_log()
-    futures = [log.append(RESPONSES, b"", b"x") for _ in range(100)]
-    log.close()
-    assert [future.result(0) for future in futures] == list(range(100))
-    with pytest.raises(Unavailable):
-        log.append(RESPONSES, b"", b"x")
-    log.close()
-
-
-def test_depth_says_how_many_wait_and_for_how_long(open_log: OpenLog) -> None:
-    log = open_log()
-    assert log.depth()[RESPONSES].records == 0
-    append(log, RESPONSES, b"a", b"b")
-    depth = log.depth()[RESPONSES]
-    assert depth.records == 2
-    assert 0 <= depth.oldest_age_seconds < 10
+def test_a_reader_that_is_closed_can_be_opened_again(log: Log) -> None:
+    open_reader: Callable[[], EventReader] = log.open_reader
+    for number in range(3):
+        reader = open_reader()
+        log.append(RESPONSES, b"%d" % number)
+        assert payloads(reader.read(RESPONSES, 0, number, 10, MIB)) == [b"%d" % number]
+        reader.close()

@@ -7,7 +7,7 @@ from typing import Any
 
 from attune import metrics
 from attune.errors import DataLoss, Unavailable
-from attune.eventlog import FEEDBACK, RESPONSES, EventReader, Record
+from attune.eventlog import FEEDBACK, RESPONSES, EventReader, Range, Record
 from attune.lake import tables
 from attune.lake.delta import Conflict, LakeTable
 from attune.lake.lake import Lake
@@ -77,40 +77,57 @@ class Ingest:
         self._batch_records = batch_records
         self._reached = reached
         self._seen = _recent_ids(self._table)
-        self._alarmed: set[int] = set()
+        self._partitions: set[int] = set()
+        self._alarmed: set[str] = set()
 
     def poll(self) -> int:
-        """Ingests at most one batch of each partition; returns how many records the fullest had."""
-        fullest, lag = 0, 0
-        for partition in self._log.partitions(self._topic):
+        """Ingests at most one batch of each partition; returns how many records the fullest had.
+
+        One that fails holds up no other: what went wrong is raised at the end.
+        """
+        fullest, lag, failure = 0, 0, None
+        ranges = self._log.ranges(self._topic)
+        self._take_over(set(ranges))
+        for partition, held in ranges.items():
             try:
-                taken, left = self._ingest(partition)
+                taken, left = self._ingest(partition, held)
             except Conflict as conflict:
                 metrics.LAKE_CONFLICTS.labels(self._name).inc()
                 logger.info("batch dropped", extra={"topic": self._topic, "reason": conflict.message})
                 self._reload()
                 taken, left = 1, 0
-            except (Unavailable, DataLoss):
+            except (Unavailable, DataLoss) as error:
                 self._reload()
-                raise
+                failure, taken, left = error, 0, 0
             fullest, lag = max(fullest, taken), lag + left
+        if failure is not None:
+            raise failure
         metrics.LAKE_LAG.labels(self._topic).set(lag)
         return fullest
 
-    def _ingest(self, partition: int) -> tuple[int, int]:
+    def _take_over(self, partitions: set[int]) -> None:
+        """What another aggregator had before may have been sent again, and by now only the table knows of the first."""
+        if self._partitions and not partitions <= self._partitions:
+            self._reload()
+        self._partitions = partitions
+
+    def _ingest(self, partition: int, held: Range) -> tuple[int, int]:
         """How many records were taken, and how many are left."""
-        source = f"{self._log.log_id}/{self._topic}/{partition}"
-        if not self._in_range(source, partition):
-            return 0, max(0, self._log.range(self._topic, partition).next - self._table.next_offset(source))
+        log_id = self._log.log_id(self._topic)
+        source = f"{log_id}/{self._topic}/{partition}"
+        if not self._in_range(source, partition, held):
+            return 0, max(0, held.next - self._table.next_offset(source))
         first = self._table.next_offset(source)
-        waiting = self._log.range(self._topic, partition).next - first
-        records = self._log.read(self._topic, partition, first, self._batch_records, _BATCH_BYTES)
-        if waiting and (not records or records[0].offset != first):
+        waiting = max(0, held.next - first)
+        records = self._log.read(self._topic, partition, first, self._batch_records, _BATCH_BYTES) if waiting else []
+        if self._log.log_id(self._topic) != log_id:
+            raise Conflict(f"{source} is gone; the log was made anew")
+        if records and records[0].offset != first:
             raise Conflict(f"{source} was trimmed behind {first} while it was read")
         following = first
         if records:
             following = records[-1].offset + 1
-            rows, dead = self._convert(records)
+            rows, dead = self._convert(records, log_id)
             self._reached("converted")
             self._append_dead_letters(dead, source, following)
             self._reached("dead letters written")
@@ -121,39 +138,48 @@ class Ingest:
         self._make_durable(partition, following)
         return len(records), max(0, waiting - len(records))
 
-    def _in_range(self, source: str, partition: int) -> bool:
+    def _in_range(self, source: str, partition: int, held: Range) -> bool:
         """Whether the log holds the place to go on at; if not, the alarm is raised and the partition rests for good.
 
-        A handle that another aggregator has overtaken may stand before what was trimmed since: it is loaded anew first.
+        A handle that another aggregator has overtaken may stand before what was trimmed since, and what was held a
+        moment ago may lie behind it: both are looked at anew first.
         """
-        if partition in self._alarmed:
+        if source in self._alarmed:
             return False
-        if self._stands_in(source, partition, self._log.range(self._topic, partition).first):
+        if self._stands_in(source, held):
             return True
-        # Looked at before the handle is loaded: another aggregator trims only behind what is in the lake already.
-        first = self._log.range(self._topic, partition).first
+        # The log before the table: another aggregator trims only behind what is in the lake already.
+        held = self._log.range(self._topic, partition)
         self._reload()
-        if self._stands_in(source, partition, first):
+        if not source.startswith(f"{self._log.log_id(self._topic)}/"):
+            raise Conflict(f"{source} is gone; the log was made anew")
+        if self._table.next_offset(source) > held.next:
+            held = Range(held.first, self._log.range(self._topic, partition).next)
+        if self._stands_in(source, held):
             return True
-        stored, held = self._table.next_offset(source), self._log.range(self._topic, partition)
-        self._alarmed.add(partition)
+        self._alarmed.add(source)
         metrics.LAKE_OFFSET_ALARMS.labels(self._topic).inc()
         logger.error(
             "the lake's offset is outside the event log; nothing more of it is ingested",
-            extra={"source": source, "stored": stored, "log_first": held.first, "log_next": held.next},
+            extra={
+                "source": source,
+                "stored": self._table.next_offset(source),
+                "log_first": held.first,
+                "log_next": held.next,
+            },
         )
         return False
 
-    def _stands_in(self, source: str, partition: int, first: int) -> bool:
-        return first <= self._table.next_offset(source) <= self._log.range(self._topic, partition).next
+    def _stands_in(self, source: str, held: Range) -> bool:
+        return held.first <= self._table.next_offset(source) <= held.next
 
-    def _convert(self, records: list[Record]) -> tuple[list[Row], list[Row]]:
+    def _convert(self, records: list[Record], log_id: str) -> tuple[list[Row], list[Row]]:
         """Rows without repeated events, and dead letters."""
         rows: list[Row] = []
         dead: list[Row] = []
         ids: set[str] = set()
         for record in records:
-            at = Position(self._log.log_id, record.partition, record.offset)
+            at = Position(log_id, record.partition, record.offset)
             try:
                 row = _ROW_OF[self._name](record.payload, at)
             except PoisonousRecord as poison:

@@ -15,11 +15,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from attune import metrics, rpc
 from attune.aggregator.build import Builder, BuildRules
-from attune.aggregator.ingest import Ingest
+from attune.aggregator.ingest import READER, Ingest
 from attune.aggregator.receipt_index import ReceiptIndex, keep_up_to_date
 from attune.aggregator.service import ReceiptService
-from attune.errors import AttuneError, NotFound
-from attune.eventlog import FEEDBACK, RESPONSES, SqliteLogReader
+from attune.errors import AttuneError
+from attune.eventlog import FEEDBACK, RESPONSES, EventReader, SqliteLogReader, open_when_there
 from attune.keys import Keys, PolicyVerifier
 from attune.lake.lake import Lake
 from attune.lake.snapshot import open_snapshot
@@ -34,7 +34,6 @@ from attune.v1 import dataset_pb2, dataset_pb2_grpc
 logger = logging.getLogger("attune.aggregator")
 
 _DRAIN_SECONDS = 10.0
-_OPEN_SECONDS = 0.2
 _COUNT_SECONDS = 2.0
 _STOP_SECONDS = 2.0
 _MAX_MESSAGE_BYTES = 1 << 16
@@ -45,7 +44,7 @@ class Aggregator:
     """Ingests, and builds what is due."""
 
     def __init__(
-        self, log: SqliteLogReader, lake: Lake, builder: Builder, personas: Iterable[Persona], batch_records: int
+        self, log: EventReader, lake: Lake, builder: Builder, personas: Iterable[Persona], batch_records: int
     ) -> None:
         self._lake = lake
         self._builder = builder
@@ -95,14 +94,15 @@ class Aggregator:
             logger.error("the event log was not taken in to its end", extra={"reason": str(error)})
 
 
-def open_log(folder: Path, stopping: threading.Event) -> SqliteLogReader | None:
-    """Waits until inference has made the event log; none when told to stop before."""
-    while not stopping.is_set():
-        try:
-            return SqliteLogReader(folder)
-        except NotFound:
-            stopping.wait(_OPEN_SECONDS)
-    return None
+def open_log(settings: Settings, stopping: threading.Event) -> EventReader | None:
+    """The spool, or Kafka where that is set, as soon as it is there; none when told to stop before."""
+    if not settings.kafka.servers:
+        return open_when_there(lambda: SqliteLogReader(settings.data / "spool"), stopping)
+    from attune.eventlog.cluster import Cluster
+    from attune.eventlog.kafka import KafkaLogReader
+
+    cluster = Cluster.of(settings.kafka)
+    return open_when_there(lambda: KafkaLogReader(cluster, READER), stopping)
 
 
 def main() -> int:
@@ -169,7 +169,7 @@ def aggregate(settings: Settings, personas: Iterable[Persona], keys: Keys, stopp
         BuildRules(rules.build_feedback, rules.window_days, rules.heldout_share),
         keys.split,
     )
-    log = open_log(settings.data / "spool", stopping)
+    log = open_log(settings, stopping)
     if log is not None:
         Aggregator(log, lake, builder, personas, rules.batch_records).run(stopping, rules.poll_seconds)
         log.close()

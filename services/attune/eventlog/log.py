@@ -4,7 +4,7 @@ Offsets are dense and never used again, not even after everything was trimmed. O
 others read, each at its own pace and under its own name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
@@ -58,13 +58,21 @@ class Reservation(Protocol):
 class EventReader(Protocol):
     """What the reading side needs."""
 
-    @property
-    def log_id(self) -> str:
-        """Random, made with the log: offsets of one log say nothing about another."""
+    def log_id(self, topic: str) -> str:
+        """Made with the log: offsets of one log say nothing about another.
 
-    def partitions(self, topic: str) -> Sequence[int]: ...
+        It changes when the log is made anew under the reader, at the latest with the first `read` that returns records
+        of the new one: who reads compares it before and after.
+        """
 
-    def range(self, topic: str, partition: int) -> Range: ...
+    def ranges(self, topic: str) -> Mapping[int, Range]:
+        """What each partition holds that is this reader's to read now; to be asked for before each round.
+
+        Partitions come and go between calls, where several share them.
+        """
+
+    def range(self, topic: str, partition: int) -> Range:
+        """What one partition holds, asked anew, whoever reads it."""
 
     def read(self, topic: str, partition: int, offset: int, limit_records: int, limit_bytes: int) -> list[Record]:
         """Records from the offset on, in order, in a short transaction.

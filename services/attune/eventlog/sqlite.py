@@ -73,30 +73,29 @@ class SqliteLogReader:
         if not file.exists():
             raise NotFound(f"no event log in {folder} yet")
         self._lock = threading.Lock()
-        with _reported(folder):
-            self._connection = _connect(file, "ro")
-            self._log_id = _read_log_id(self._connection, folder)
+        self._open()
 
-    @property
-    def log_id(self) -> str:
+    def log_id(self, topic: str) -> str:
+        del topic  # one file, one log
         return self._log_id
 
-    def partitions(self, topic: str) -> Sequence[int]:
-        return [
-            row[0]
-            for row in self._rows("SELECT partition FROM partitions WHERE topic = ? ORDER BY partition", (topic,))
-        ]
+    def ranges(self, topic: str) -> Mapping[int, Range]:
+        self._open_anew()
+        rows = self._rows(
+            "SELECT partition, next_offset, (SELECT min(r.offset) FROM records r WHERE r.topic = p.topic"
+            " AND r.partition = p.partition) FROM partitions p WHERE topic = ?",
+            (topic,),
+        )
+        return {
+            partition: Range(next_offset if first is None else first, next_offset)
+            for partition, next_offset, first in rows
+        }
 
     def range(self, topic: str, partition: int) -> Range:
-        rows = self._rows(
-            "SELECT next_offset, (SELECT min(r.offset) FROM records r WHERE r.topic = p.topic"
-            " AND r.partition = p.partition) FROM partitions p WHERE topic = ? AND partition = ?",
-            (topic, partition),
-        )
-        if not rows:
+        ranges = self.ranges(topic)
+        if partition not in ranges:
             raise NotFound(f"the event log has no topic {topic} with a partition {partition}")
-        next_offset, first = rows[0]
-        return Range(next_offset if first is None else first, next_offset)
+        return ranges[partition]
 
     def read(self, topic: str, partition: int, offset: int, limit_records: int, limit_bytes: int) -> list[Record]:
         records: list[Record] = []
@@ -116,7 +115,8 @@ class SqliteLogReader:
 
     def commit(self, reader: str, positions: Mapping[tuple[str, int], int]) -> None:
         for (topic, partition), offset in positions.items():
-            if not 0 <= offset <= (end := self.range(topic, partition).next):
+            end = self.range(topic, partition).next
+            if not 0 <= offset <= end:
                 raise InvalidInput(f"position {offset} of {topic}/{partition} is outside 0 to {end}")
         write_positions(self._folder, reader, self._log_id, {**self.positions(reader), **positions})
 
@@ -126,6 +126,23 @@ class SqliteLogReader:
     def close(self) -> None:
         with self._lock:
             self._connection.close()
+
+    def _open(self) -> None:
+        file = self._folder / _DATABASE
+        number = _file_number(file)
+        with _reported(self._folder):
+            self._connection = _connect(file, "ro")
+            self._log_id = _read_log_id(self._connection, self._folder)
+        self._file_number = number
+
+    def _open_anew(self) -> None:
+        """Where the log was made anew: what was opened is a file without a name, to which nobody will write."""
+        if _file_number(self._folder / _DATABASE) in (self._file_number, None):
+            return
+        with self._lock:
+            self._connection.close()
+            self._open()
+        logger.warning("the event log was made anew", extra={"log_id": self._log_id})
 
     def _rows(self, query: str, arguments: tuple[object, ...]) -> list[tuple[int, ...]]:
         with self._lock, _reported(self._folder):
@@ -149,9 +166,12 @@ class SqliteLog:
         max_bytes: int,
         readers: Sequence[str],
         feedback_share: float,
+        max_record_bytes: int | None = None,
         topics: Sequence[str] = TOPICS,
     ) -> None:
+        """`max_record_bytes` is what whoever carries the records on can take; larger ones are not admitted."""
         self._folder = folder
+        self._max_record_bytes = max_record_bytes
         self._readers = tuple(check_name(reader, "reader") for reader in readers)
         self._space = Space(max_bytes, feedback_share)
         folder.mkdir(parents=True, exist_ok=True)
@@ -176,12 +196,11 @@ class SqliteLog:
         self._thread = threading.Thread(target=self._run, name="event-log-writer", daemon=True)
         self._thread.start()
 
-    @property
-    def log_id(self) -> str:
-        return self._reader.log_id
+    def log_id(self, topic: str) -> str:
+        return self._reader.log_id(topic)
 
-    def partitions(self, topic: str) -> Sequence[int]:
-        return self._reader.partitions(topic)
+    def ranges(self, topic: str) -> Mapping[int, Range]:
+        return self._reader.ranges(topic)
 
     def range(self, topic: str, partition: int) -> Range:
         return self._reader.range(topic, partition)
@@ -196,8 +215,12 @@ class SqliteLog:
         return self._reader.positions(reader)
 
     def reserve(self, nbytes: int, topic: str) -> SpaceReservation:
-        """Looks at the disk as well: what was promised must still fit when others fill it."""
+        """Looks at the disk as well: what was promised must still fit when others fill it.
+
+        Raises InvalidInput for a record that nobody could carry on.
+        """
         try:
+            self._check_record(nbytes)
             if self._fault is not None:
                 raise self._fault
             self._check_disk(nbytes)
@@ -210,6 +233,7 @@ class SqliteLog:
         if topic not in self._next:
             raise NotFound(f"the event log has no topic {topic}")
         size = record_bytes(key, payload)
+        self._check_record(len(key) + len(payload))
         owned = reservation is None
         if reservation is None:
             reservation = self.reserve(len(key) + len(payload), topic)
@@ -381,6 +405,13 @@ class SqliteLog:
                 # Not execute(): it steps a statement without columns once, which frees a single page.
                 self._writer.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
 
+    def _check_record(self, nbytes: int) -> None:
+        if self._max_record_bytes is not None and nbytes > self._max_record_bytes:
+            raise InvalidInput(
+                f"what is to be kept of this may take {nbytes} bytes; a record of the event log has at most "
+                f"{self._max_record_bytes}"
+            )
+
     def _check_disk(self, nbytes: int) -> None:
         disk = os.statvfs(self._folder)
         if disk.f_flag & os.ST_RDONLY:
@@ -500,6 +531,14 @@ def _connect(file: Path, mode: str) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
     )
+
+
+def _file_number(file: Path) -> tuple[int, int] | None:
+    try:
+        state = file.stat()
+    except FileNotFoundError:
+        return None
+    return state.st_dev, state.st_ino
 
 
 def _read_log_id(connection: sqlite3.Connection, folder: Path) -> str:

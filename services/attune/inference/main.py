@@ -97,8 +97,9 @@ async def serve(settings: Settings, *, ignore_end: bool = False) -> int:
     log = SqliteLog(
         settings.data / "spool",
         max_bytes=settings.event_log.max_mib << 20,
-        readers=settings.event_log.readers,
+        readers=settings.spool_readers,
         feedback_share=settings.event_log.feedback_share,
+        max_record_bytes=settings.kafka.max_record_mib << 20 if settings.kafka.servers else None,
     )
     idempotency = Idempotency(
         settings.data / "idempotency.sqlite",

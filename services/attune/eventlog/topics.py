@@ -1,0 +1,103 @@
+"""The topics in Kafka: made once, and looked at."""
+
+from dataclasses import dataclass
+
+from kafka.errors import TopicAlreadyExistsError, for_code
+
+from attune.errors import FailedPrecondition, NotFound
+from attune.eventlog.cluster import Cluster, reported
+from attune.eventlog.log import TOPICS
+
+DEAD_LETTER = "attune.dead-letter"
+ALL_TOPICS = (*TOPICS, DEAD_LETTER)
+
+_DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True)
+class TopicRules:
+    """How topics are made."""
+
+    partitions: int
+    replication: int | None
+    retention_days: float
+    dead_letter_retention_days: float
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic as the brokers have it."""
+
+    name: str
+    log_id: str
+    partitions: int
+    replication: int
+
+
+def create_topics(cluster: Cluster, rules: TopicRules) -> list[str]:
+    """Makes those that are not there; what is there stays as it is. Returns the names in Kafka of the new ones.
+
+    Times are the brokers' (LogAppendTime): a record that waited in the spool is kept as long as the others, and one
+    from a machine whose clock is wrong is not refused.
+    """
+    admin = cluster.admin()
+    made = []
+    try:
+        for topic in ALL_TOPICS:
+            dead = topic == DEAD_LETTER
+            days = rules.dead_letter_retention_days if dead else rules.retention_days
+            wanted = {
+                "num_partitions": 1 if dead else rules.partitions,
+                "replication_factor": rules.replication or -1,
+                "configs": {
+                    "cleanup.policy": "delete",
+                    "retention.ms": str(int(days * _DAY_MS)),
+                    "message.timestamp.type": "LogAppendTime",
+                    "max.message.bytes": str(cluster.max_message_bytes),
+                },
+            }
+            name = cluster.topic(topic)
+            answer = admin.create_topics({name: wanted}, raise_errors=False)["topics"][0]
+            error = for_code(answer["error_code"])
+            if error is TopicAlreadyExistsError:
+                continue
+            if answer["error_code"]:
+                raise FailedPrecondition(
+                    f"Kafka does not make the topic {name}: {answer['error_message'] or error.__name__}"
+                )
+            made.append(name)
+        with reported():
+            admin.wait_for_topics([cluster.topic(topic) for topic in ALL_TOPICS], timeout_ms=cluster.request_ms)
+    finally:
+        admin.close()
+    return made
+
+
+def describe_topics(cluster: Cluster) -> list[Topic]:
+    """Those of ours that are there."""
+    admin = cluster.admin()
+    try:
+        with reported():
+            return list(look_up(admin, cluster, ALL_TOPICS, absent_is_fine=True).values())
+    finally:
+        admin.close()
+
+
+def look_up(
+    admin: object, cluster: Cluster, topics: tuple[str, ...], *, absent_is_fine: bool = False
+) -> dict[str, Topic]:
+    """By our names. A topic that is made anew has another log id. Raises NotFound for one that is not there."""
+    cluster_id = admin.describe_cluster()["cluster_id"]  # type: ignore[attr-defined]
+    found = {}
+    for told in admin.describe_topics([cluster.topic(topic) for topic in topics]):  # type: ignore[attr-defined]
+        if told["error_code"] == 0:
+            found[told["name"]] = Topic(
+                name=told["name"],
+                log_id=f"{cluster_id}.{str(told['topic_id']).replace('-', '')}",
+                partitions=len(told["partitions"]),
+                replication=min((len(each["replica_nodes"]) for each in told["partitions"]), default=0),
+            )
+    missing = [cluster.topic(topic) for topic in topics if cluster.topic(topic) not in found]
+    if missing and not absent_is_fine:
+        raise NotFound(f"Kafka has no topic {', '.join(missing)}; `attune topics create` makes them")
+    return {topic: found[cluster.topic(topic)] for topic in topics if cluster.topic(topic) in found}

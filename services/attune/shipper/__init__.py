@@ -1,0 +1,1 @@
+"""Carries the spool on to Kafka."""
