@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import Counter, Gauge, Histogram
 
 from attune import metrics
+from attune.metrics_page import serve_metrics
 
 SOURCES = Path(metrics.__file__).parent
 DECLARED = {name: value for name, value in vars(metrics).items() if isinstance(value, Counter | Gauge | Histogram)}
@@ -60,7 +61,7 @@ def test_every_metric_is_set_somewhere_and_none_is_declared_elsewhere() -> None:
 
 
 def test_the_page_is_served_at_a_free_port() -> None:
-    port, server, thread = metrics.serve_metrics("127.0.0.1", 0)
+    port, server, thread = serve_metrics("127.0.0.1", 0)
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
             text = page.read().decode()

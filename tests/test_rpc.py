@@ -59,7 +59,7 @@ async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
     server = rpc.build_server(store, max_message_bytes=1 << 16)
     chat_pb2_grpc.add_ChatServiceServicer_to_server(Handlers(), server)
     rpc.add_reflection(server, ["attune.v1.ChatService"])
-    port = rpc.bind(server, "127.0.0.1", 0)
+    port = rpc.bind(server, "127.0.0.1", 0, None)
     await server.start()
     async with keyed_channel(f"127.0.0.1:{port}", api_key) as channel:
         yield channel
@@ -164,8 +164,8 @@ async def test_reflection_lists_the_services_and_refuses_garbage(channel: grpc.a
 async def test_a_port_is_never_shared(tmp_path: Path) -> None:
     store, _ = key_store(tmp_path)
     one, other = rpc.build_server(store, max_message_bytes=1 << 16), rpc.build_server(store, max_message_bytes=1 << 16)
-    port = rpc.bind(one, "127.0.0.1", 0)
+    port = rpc.bind(one, "127.0.0.1", 0, None)
     with pytest.raises(FailedPrecondition, match=f"cannot listen on 127.0.0.1:{port}"):
-        rpc.bind(other, "127.0.0.1", port)
+        rpc.bind(other, "127.0.0.1", port, None)
     await one.stop(0)
     await other.stop(0)

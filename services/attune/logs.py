@@ -1,6 +1,7 @@
 """Logs are events with ids, one JSON line each, on standard error; never a prompt, a response or a secret."""
 
 import logging
+import os
 import sys
 
 from pythonjsonlogger.json import JsonFormatter
@@ -12,6 +13,8 @@ def configure_logging(service: str, level: str = "INFO") -> None:
     Fields are given with `extra`: `logger.info("swap finished", extra={"policy_id": "p-000007"})`. Libraries are
     heard from WARNING upwards only: at lower levels some of them print payloads.
     """
+    # gRPC's core would write a line of its own for each handshake that fails, and anybody can make one fail.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         JsonFormatter(

@@ -3,15 +3,16 @@
 import collections
 from bisect import bisect_left
 from collections.abc import Sequence
-from threading import Thread
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import Counter, Gauge, Histogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 # Every gRPC server
 REQUESTS = Counter("attune_requests_total", "Calls ended, by method and gRPC status.", ["method", "status"])
+
+# Everything that listens with TLS
+TLS_CERTIFICATE_EXPIRY = Gauge("attune_tls_certificate_expiry_seconds", "When the certificate in use ends, Unix time.")
 
 # inference
 REQUESTS_IN_FLIGHT = Gauge("attune_requests_in_flight", "Chat calls running now.", ["persona"])
@@ -79,15 +80,6 @@ VERDICT_PASSED = Gauge("attune_verdict_passed", "1 when the last verdict let the
 
 # rollout
 ROLLOUT_ENTRIES = Counter("attune_rollout_entries_total", "Rollout entries written, by author.", ["persona", "author"])
-
-
-def serve_metrics(host: str, port: int) -> tuple[int, WSGIServer, Thread]:
-    """Serves the page at `http://host:port/metrics` from a thread; port 0 takes a free one.
-
-    Returns the port it listens on, the server (`shutdown()` ends it) and its thread.
-    """
-    server, thread = start_http_server(port, addr=host)
-    return server.server_port, server, thread
 
 
 def observe_all(histogram: Histogram, values: Sequence[float]) -> None:

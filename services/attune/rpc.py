@@ -23,6 +23,7 @@ from attune.errors import (
     Unavailable,
     status_of,
 )
+from attune.tls import ServerTls, exposure
 
 logger = logging.getLogger(__name__)
 
@@ -58,11 +59,20 @@ def build_server(
     )
 
 
-def bind(server: grpc.aio.Server, host: str, port: int) -> int:
-    """The port that it will listen on (0 takes a free one); raises FailedPrecondition when it is taken."""
+def bind(server: grpc.aio.Server, host: str, port: int, tls: ServerTls | None) -> int:
+    """The port that it will listen on (0 takes a free one); raises FailedPrecondition when it is taken.
+
+    Without TLS on an address that is open to others it says so in the log: something in front may have TLS.
+    """
+    if danger := exposure(host, tls):
+        logger.warning(danger)
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        bound: int = server.add_insecure_port(address)
+        bound: int = (
+            server.add_insecure_port(address)
+            if tls is None
+            else server.add_secure_port(address, tls.grpc_credentials())
+        )
     except RuntimeError:
         bound = 0
     if not bound:

@@ -26,6 +26,44 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
+class TlsSettings(_Section):
+    """TLS of everything that listens; without a certificate plain text. Files are read again when they change."""
+
+    certificate: Path | None = Field(None, description="The server's certificate and those above it, PEM.")
+    key: Path | None = Field(None, description="Its private key, RSA or EC, without a passphrase, PEM.")
+    client_ca: Path | None = Field(
+        None, description="Who signs clients' certificates, PEM: with it nobody gets in without one."
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> "TlsSettings":
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key go together; set both or neither")
+        if self.client_ca is not None and self.certificate is None:
+            raise ValueError("client_ca needs certificate and key")
+        return self
+
+
+class ClientSettings(_Section):
+    """How attune's own commands connect to services."""
+
+    ca: Path | None = Field(
+        None, description="Whom to trust, PEM; absent: tls.certificate, and elsewhere the well-known authorities."
+    )
+    certificate: Path | None = Field(None, description="What they show where tls.client_ca is set, PEM.")
+    key: Path | None = Field(None, description="Its private key, PEM.")
+    server_name: str = Field("", description="The name in the server's certificate, where it is not the address's.")
+    plain_text: bool = Field(False, description="Whether an API key may go to another machine in plain text.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> "ClientSettings":
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key go together; set both or neither")
+        if self.plain_text and (self.ca or self.certificate or self.server_name):
+            raise ValueError("plain_text leaves no use for ca, certificate and server_name; set one or the other")
+        return self
+
+
 class InferenceSettings(_Section):
     """The inference service."""
 
@@ -274,6 +312,8 @@ class Settings(_Section):
     trainer: TrainerSettings = TrainerSettings()
     rollout: RolloutSettings = RolloutSettings()
     supervisor: SupervisorSettings = SupervisorSettings()
+    tls: TlsSettings = TlsSettings()
+    client: ClientSettings = ClientSettings()
     tenants: dict[str, TenantSettings] = Field({}, description="What holds for a tenant, by its name.")
 
     @field_validator("data")
@@ -354,6 +394,7 @@ def _complaint(problem: Any, config: Path | None, overridden: dict[tuple[str, ..
 
 
 def _reason(problem: Any) -> str:
-    return (
-        "no such setting" if problem["type"] == "extra_forbidden" else problem["msg"][:1].lower() + problem["msg"][1:]
-    )
+    if problem["type"] == "extra_forbidden":
+        return "no such setting"
+    message: str = problem["msg"].removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]

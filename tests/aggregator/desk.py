@@ -41,7 +41,7 @@ class Desk:
         desk = cls(plant)
         server = rpc.build_server(desk.access, max_message_bytes=1 << 16)
         dataset_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptService(desk.index, desk.signing), server)
-        desk.port = rpc.bind(server, "127.0.0.1", 0)
+        desk.port = rpc.bind(server, "127.0.0.1", 0, None)
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{desk.port}") as channel:
             desk.stub = dataset_pb2_grpc.ReceiptServiceStub(channel)

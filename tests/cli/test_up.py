@@ -10,12 +10,28 @@ import psutil
 import pytest
 
 from attune.cli.preflight import SERVICES
+from attune.runtime import read_endpoints
+from tests.certificates import Authority
 from tests.cli.tiny_ring import screen, until
 
 START_SECONDS = 240.0
 
 
-def attune_up(data: Path) -> subprocess.Popen[bytes]:
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, str]:
+    """Of a ring with mutual TLS, under another name than the one that it is reached by."""
+    authority = Authority(tmp_path / "certificates")
+    server, client = authority.issue("server", ["attune.example.org"]), authority.issue("client", ())
+    return {
+        "ATTUNE_TLS__CERTIFICATE": str(server.certificate),
+        "ATTUNE_TLS__KEY": str(server.key),
+        "ATTUNE_TLS__CLIENT_CA": str(authority.certificate),
+        "ATTUNE_CLIENT__CERTIFICATE": str(client.certificate),
+        "ATTUNE_CLIENT__KEY": str(client.key),
+    }
+
+
+def attune_up(data: Path, settings: dict[str, str]) -> subprocess.Popen[bytes]:
     data.mkdir(exist_ok=True)
     ports = [f"{name}__metrics_port" for name in SERVICES] + [
         "inference__grpc_port",
@@ -26,11 +42,28 @@ def attune_up(data: Path) -> subprocess.Popen[bytes]:
     with open(data / "screen", "w") as file:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "attune.cli.main", "up", "--data", str(data)],
-            env={**os.environ, **{f"ATTUNE_{port.upper()}": "0" for port in ports}, "ATTUNE_ENGINE__OMP_THREADS": "1"},
+            env={
+                **os.environ,
+                **{f"ATTUNE_{port.upper()}": "0" for port in ports},
+                "ATTUNE_ENGINE__OMP_THREADS": "1",
+                **settings,
+            },
             stdout=file,
             stderr=file,
             start_new_session=True,
         )
+
+
+def attune(data: Path, settings: dict[str, str], *arguments: str, said: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "attune.cli.main", *arguments, "--data", str(data)],
+        env={**os.environ, **settings},
+        input=said,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def family(ring: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -42,19 +75,20 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 @pytest.mark.timeout(600)
-def test_a_ring_is_talked_to_dies_with_its_supervisor_comes_back_and_stops_in_order(tmp_path: Path) -> None:
-    ring = attune_up(tmp_path)
+def test_a_ring_is_talked_to_dies_with_its_supervisor_comes_back_and_stops_in_order(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    ring = attune_up(tmp_path, settings)
     until(lambda: "attune is up" in screen(tmp_path) or ring.poll() is not None, START_SECONDS)
-    talk = subprocess.run(
-        [sys.executable, "-P", "-m", "attune.cli.main", "chat", "--data", str(tmp_path)],
-        input="What is the capital of France?\n/up\n",
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    talk = attune(tmp_path, settings, "chat", said="What is the capital of France?\n/up\n")
     assert (talk.returncode, talk.stderr) == (0, "")
     assert "noted: thumb up" in talk.stdout
+    assert "base" in attune(tmp_path, settings, "policy", "list").stdout
+    assert f"https://127.0.0.1:{read_endpoints(tmp_path, 'inference')['http']}/v1" in screen(tmp_path)
+    stranger = {name: value for name, value in settings.items() if "CLIENT__" not in name}
+    refused = attune(tmp_path, stranger, "chat", said="Hello\n")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.endswith("it hangs up; it may want TLS, or a client's certificate\n")
 
     processes = family(ring)
     assert any("EngineCore" in process.name() for process in processes)
@@ -62,12 +96,12 @@ def test_a_ring_is_talked_to_dies_with_its_supervisor_comes_back_and_stops_in_or
     ring.wait()
     until(lambda: not alive(processes), 15)
 
-    ring = attune_up(tmp_path)
+    ring = attune_up(tmp_path, settings)
     until(lambda: "✓ rollout" in screen(tmp_path) or ring.poll() is not None, START_SECONDS)
     ring.send_signal(signal.SIGTERM)
     assert ring.wait(90) == 0
 
-    ring = attune_up(tmp_path)
+    ring = attune_up(tmp_path, settings)
     until(lambda: "attune is up" in screen(tmp_path) or ring.poll() is not None, START_SECONDS)
     processes = family(ring)
     ring.send_signal(signal.SIGTERM)

@@ -18,7 +18,7 @@ from typing import TypeVar
 import psutil
 from prometheus_client import Gauge
 
-from attune import metrics, runtime
+from attune import metrics, metrics_page, runtime
 from attune.cli.preflight import SERVICES
 from attune.cli.supervisor import Service
 from attune.cli.up import steady_console, up
@@ -114,7 +114,7 @@ def _service(name: str, environment: Mapping[str, str]) -> int:
     stopping = runtime.stop_on_signals()
     if "stubborn" in orders:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    port, _, _ = metrics.serve_metrics("127.0.0.1", 0)
+    port, _, _ = metrics_page.serve_metrics("127.0.0.1", 0)
     if name == "inference":
         metrics.ENGINE_SERVING.set(1)
         metrics.POLICY_IN_SERVICE.labels("concierge").set(0)

@@ -9,6 +9,7 @@ import grpc
 from attune import rpc
 from attune.errors import NotFound, ResourceExhausted
 from attune.personas.api_keys import KeyStore
+from attune.tls import ServerTls
 from attune.v1 import chat_pb2, chat_pb2_grpc, event_pb2, feedback_pb2, feedback_pb2_grpc
 
 
@@ -83,11 +84,11 @@ def _token(request: chat_pb2.ChatRequest) -> str:
     return "" if request.consent.HasField("store") and not request.consent.store else "token"
 
 
-async def start(servicer: ScriptedChat, store: KeyStore) -> tuple[grpc.aio.Server, str]:
+async def start(servicer: ScriptedChat, store: KeyStore, tls: ServerTls | None = None) -> tuple[grpc.aio.Server, str]:
     """The server, and its address."""
     server = rpc.build_server(store, max_message_bytes=1 << 20)
     chat_pb2_grpc.add_ChatServiceServicer_to_server(servicer, server)
     feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(servicer, server)
-    port = rpc.bind(server, "127.0.0.1", 0)
+    port = rpc.bind(server, "127.0.0.1", 0, tls)
     await server.start()
     return server, f"127.0.0.1:{port}"

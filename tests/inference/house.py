@@ -163,7 +163,7 @@ class House:
             feedback_token_seconds=3600,
         )
         grpc_server = rpc.build_server(access, max_message_bytes=1 << 20)
-        port = rpc.bind(grpc_server, "127.0.0.1", 0)
+        port = rpc.bind(grpc_server, "127.0.0.1", 0, None)
         feedback = Feedback(log, keys, known, idempotency)
         listening = bind("127.0.0.1", 0)
         app = build_app(

@@ -12,7 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from attune.client import AsyncClient
 from attune.rehearsal import collect
 from attune.rehearsal.demo.prompts import user_prompts
 from attune.rehearsal.journal import Journal
@@ -79,7 +78,7 @@ async def test_users_talk_and_vote_on_a_ring_that_leaves_nothing_behind(data: Pa
     journal = Journal("concierge", 1, 420, 400)
     async with own_ring(data, DEMO, FREE_PORTS, end_seconds=60, faults=faults) as own:
         ring = await own.ready(300, print)
-        async with AsyncClient(ring.chat_address, api_key=ring.api_key) as client:
+        async with ring.chat.async_client() as client:
             errands, others = heldout_errands()[:3], heldout_skills()[-5:]
             measured = await measure(client, errands, others, lambda _answer, _done, _whole: None)
             crowd = Crowd(

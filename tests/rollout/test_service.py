@@ -21,7 +21,7 @@ async def channel(house: House) -> AsyncIterator[grpc.aio.Channel]:
     server = rpc.build_server(store, max_message_bytes=1 << 16)
     service = PolicyService(house.registry, house.log, Personas(PERSONAS.values(), "concierge"), base_model_hash=BASE)
     policy_pb2_grpc.add_PolicyServiceServicer_to_server(service, server)
-    port = rpc.bind(server, "127.0.0.1", 0)
+    port = rpc.bind(server, "127.0.0.1", 0, None)
     await server.start()
     async with keyed_channel(f"127.0.0.1:{port}", api_key) as channel:
         yield channel
@@ -164,7 +164,7 @@ async def test_another_tenant_sees_no_persona_of_the_first(house: House, method:
     server = rpc.build_server(store, max_message_bytes=1 << 16)
     service = PolicyService(house.registry, house.log, Personas(PERSONAS.values(), "concierge"), base_model_hash=BASE)
     policy_pb2_grpc.add_PolicyServiceServicer_to_server(service, server)
-    port = rpc.bind(server, "127.0.0.1", 0)
+    port = rpc.bind(server, "127.0.0.1", 0, None)
     await server.start()
     request = getattr(policy_pb2, f"{method}Request")(persona="concierge")
     if method in ("ApprovePolicy", "RollBack"):
@@ -184,7 +184,7 @@ async def test_where_a_person_is_to_approve_a_policy_waits_for_it(house: House) 
     server = rpc.build_server(store, max_message_bytes=1 << 16)
     service = PolicyService(house.registry, house.log, Personas(careful.values(), "concierge"), base_model_hash=BASE)
     policy_pb2_grpc.add_PolicyServiceServicer_to_server(service, server)
-    port = rpc.bind(server, "127.0.0.1", 0)
+    port = rpc.bind(server, "127.0.0.1", 0, None)
     await server.start()
     async with keyed_channel(f"127.0.0.1:{port}", api_key) as channel:
         stub = policy_pb2_grpc.PolicyServiceStub(channel)

@@ -13,7 +13,7 @@ from typing import Any
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from attune import metrics, rpc
+from attune import rpc
 from attune.aggregator.build import Builder, BuildRules
 from attune.aggregator.ingest import READER, Ingest
 from attune.aggregator.receipt_index import ReceiptIndex, keep_up_to_date
@@ -24,11 +24,13 @@ from attune.keys import Keys, PolicyVerifier
 from attune.lake.lake import Lake
 from attune.lake.snapshot import open_snapshot
 from attune.logs import configure_logging
+from attune.metrics_page import serve_metrics
 from attune.personas import Persona, load_personas
 from attune.personas.api_keys import KeyStore
 from attune.registry.policies import Registry
 from attune.runtime import clear_endpoints, die_with_parent, write_endpoints
 from attune.settings import Settings, load_settings
+from attune.tls import page_context, server_tls
 from attune.v1 import dataset_pb2, dataset_pb2_grpc
 
 logger = logging.getLogger("attune.aggregator")
@@ -132,6 +134,7 @@ async def serve(settings: Settings) -> None:
     registry = Registry(settings.data / "registry", PolicyVerifier.load_or_create(settings.data / "keys"))
     index = ReceiptIndex(settings.data, registry)
 
+    tls = server_tls(settings.tls)
     access = KeyStore(settings.data / "access")
     access.open_for(rules.host)
     server = rpc.build_server(access, max_message_bytes=_MAX_MESSAGE_BYTES)
@@ -142,8 +145,8 @@ async def serve(settings: Settings) -> None:
         await answers.set(name, health_pb2.HealthCheckResponse.SERVING)
     rpc.add_reflection(server, (_RECEIPT_SERVICE, health.SERVICE_NAME))
 
-    grpc_port = rpc.bind(server, rules.host, rules.grpc_port)
-    metrics_port, page, _ = metrics.serve_metrics(rules.host, rules.metrics_port)
+    grpc_port = rpc.bind(server, rules.host, rules.grpc_port, tls)
+    metrics_port, page, _ = serve_metrics(rules.host, rules.metrics_port, page_context(tls))
     await server.start()
     write_endpoints(settings.data, "aggregator", grpc=grpc_port, metrics=metrics_port)
     logger.info("aggregator started", extra={"grpc_port": grpc_port, "metrics_port": metrics_port})

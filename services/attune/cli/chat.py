@@ -5,17 +5,14 @@ import getpass
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
-from attune.cli.options import read_settings
-from attune.cli.watch import address
 from attune.client import Client, Response
 from attune.client.errors import Cancelled
+from attune.client.place import Place
 from attune.errors import AttuneError, InvalidInput
-from attune.runtime import read_endpoints
 
 _TIMEOUT_SECONDS = 600
 _HELP = {
@@ -32,21 +29,14 @@ _HELP = {
 _CONTROLS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {0x0A, 0x09})
 
 
-def server_of(config: Path | None, data: Path | None) -> tuple[str, str]:
-    """Address and default persona of the `attune up` on this data folder; raises Unavailable when none is running."""
-    settings = read_settings(config, data)
-    port = read_endpoints(settings.data, "inference")["grpc"]
-    return address(settings.inference.host, port), settings.default_persona
-
-
-def run(server: str, persona: str, end_user: str, api_key: str) -> None:
+def run(server: Place, persona: str, end_user: str) -> None:
     """Until the input ends or says /quit. Without a terminal the first error ends it."""
     console = Console(highlight=False, soft_wrap=True)
     interactive = sys.stdin.isatty() and console.is_terminal
-    with Client(server, api_key=api_key, timeout_seconds=_TIMEOUT_SECONDS) as client:
+    with server.client(timeout_seconds=_TIMEOUT_SECONDS) as client:
         talk = Talk(client, console, persona, end_user or _login_name())
         if interactive:
-            console.print(f"[bold]attune[/] [dim]{server} · /up and /down say what you think · /help[/]\n")
+            console.print(f"[bold]attune[/] [dim]{server.address} · /up and /down say what you think · /help[/]\n")
         for line in _typed(console) if interactive else sys.stdin:
             try:
                 if not talk.take(line.strip()):

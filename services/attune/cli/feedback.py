@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attune.cli.options import ConfigOption, DataOption, read_settings
+from attune.cli.options import ConfigOption, DataOption, ServerOption, read_settings
 
 if TYPE_CHECKING:
     from attune.client import Client
@@ -44,9 +44,7 @@ def import_file(
     form: Annotated[Format, typer.Option("--format", help="What a line holds.")] = Format.ATTUNE,
     persona: Annotated[str, typer.Option(metavar="NAME", help="Whose answers; the server's default without it.")] = "",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first line that cannot be taken.")] = False,
-    server: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Where; without it the `attune up` of the data folder.")
-    ] = None,
+    server: ServerOption = "",
     config: ConfigOption = None,
     data: DataOption = None,
 ) -> None:
@@ -54,17 +52,15 @@ def import_file(
 
     A line that cannot be taken is reported by its number with the reason, and the rest goes on.
     """
-    from attune.cli.chat import server_of
-    from attune.client import Client
     from attune.client.imports import read_lines
-    from attune.personas.api_keys import local_api_key
+    from attune.client.place import place_of
 
-    address = server or server_of(config, data)[0]
+    where = place_of(read_settings(config, data), "inference", server)
     count: Counter[str] = Counter()
     reasons: list[str] = []
     with (
         file.open("rb") as lines,
-        Client(address, api_key=local_api_key(read_settings(config, data).data)) as client,
+        where.client() as client,
     ):
         read = read_lines(lines, form.value, name=file.stem, persona=persona)
         for batch in _batches(read):

@@ -10,7 +10,7 @@ import typer
 from attune.cli.config import config_app
 from attune.cli.feedback import feedback_app
 from attune.cli.key import key_app
-from attune.cli.options import ConfigOption, DataOption, config_file, environment, read_settings
+from attune.cli.options import ConfigOption, DataOption, ServerOption, config_file, environment, read_settings
 from attune.cli.policy import policy_app
 from attune.cli.rehearse import rehearse
 from attune.cli.train import train
@@ -50,19 +50,17 @@ def up(
 @app.command("chat")
 def chat(
     persona: Annotated[str, typer.Option(help="Whom to talk to; the server's default without it.")] = "",
-    server: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Where; without it the `attune up` of the data folder.")
-    ] = None,
+    server: ServerOption = "",
     end_user: Annotated[str, typer.Option(help="Who is talking; only a keyed hash of it is kept.")] = "",
     config: ConfigOption = None,
     data: DataOption = None,
 ) -> None:
     """Talk to a persona, and say what you think of its answers with /up and /down."""
-    from attune.cli.chat import run, server_of
-    from attune.personas.api_keys import local_api_key
+    from attune.cli.chat import run
+    from attune.client.place import place_of
 
-    address, default_persona = (server, "") if server else server_of(config, data)
-    run(address, persona or default_persona, end_user, local_api_key(read_settings(config, data).data))
+    settings = read_settings(config, data)
+    run(place_of(settings, "inference", server), persona or ("" if server else settings.default_persona), end_user)
 
 
 @demo_model_app.command("build")
@@ -91,6 +89,8 @@ app.add_typer(demo_model_app, name="demo-model")
 
 def main() -> None:
     """Runs a command; what went wrong for a known reason is one sentence and exit status 1."""
+    # Its core would write a line of its own for each handshake that fails.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         app()
     except AttuneError as error:

@@ -19,6 +19,10 @@ DataOption = Annotated[
     Path | None, typer.Option("--data", metavar="FOLDER", help="The folder that everything is kept in.")
 ]
 
+ServerOption = Annotated[
+    str, typer.Option("--server", metavar="HOST:PORT", help="Where; without it the `attune up` of the data folder.")
+]
+
 
 def config_file(config: Path | None) -> Path | None:
     """The settings file to read: the one named, else ./attune.toml if it is there, else none."""

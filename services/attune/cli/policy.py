@@ -248,19 +248,17 @@ def _service(settings: "Settings") -> "Iterator[Authorized]":
     """The running rollout service; a failed call becomes the error that the service raised."""
     import grpc
 
-    from attune.cli.watch import address
     from attune.client.authorized import Authorized
     from attune.client.errors import error_of
-    from attune.personas.api_keys import local_api_key
-    from attune.runtime import read_endpoints
+    from attune.client.place import place_of
     from attune.v1 import policy_pb2_grpc
 
-    where = address(settings.rollout.host, read_endpoints(settings.data, "rollout")["grpc"])
-    with grpc.insecure_channel(where) as channel:
+    where = place_of(settings, "rollout")
+    with where.channel() as channel:
         try:
-            yield Authorized(policy_pb2_grpc.PolicyServiceStub(channel), local_api_key(settings.data))
+            yield Authorized(policy_pb2_grpc.PolicyServiceStub(channel), where.api_key)
         except grpc.RpcError as failure:
-            raise error_of(failure, where) from None
+            raise error_of(failure, where.address) from None
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from attune.errors import FailedPrecondition, InvalidInput
 from attune.personas import load_personas
 from attune.settings import Settings
+from attune.tls import exposure, server_tls
 
 SERVICES = ("inference", "aggregator", "trainer", "rollout")
 """In the order of stopping: what is acknowledged first stops to grow, then it is carried on."""
@@ -21,7 +22,15 @@ def check(settings: Settings) -> list[str]:
         )
     if not (settings.model_folder / "config.json").is_file():
         raise InvalidInput(f"model: {settings.model_folder} has no config.json; name a folder in transformers' format")
+    server_tls(settings.tls)
     return sorted(personas, key=lambda name: (name != settings.default_persona, name))
+
+
+def dangers(settings: Settings) -> list[str]:
+    """What may be meant and is said all the same: addresses that are open to others in plain text."""
+    tls = settings.tls.certificate
+    open_ones = ((f"{name}.host", getattr(settings, name).host) for name in SERVICES)
+    return [f"{setting}: {danger}" for setting, host in open_ones if (danger := exposure(host, tls))]
 
 
 def check_ports(settings: Settings) -> None:

@@ -20,9 +20,10 @@ from rich.panel import Panel
 from rich.spinner import Spinner
 from rich.table import Table
 
-from attune.cli.preflight import SERVICES, check, check_ports
+from attune import addresses
+from attune.cli.preflight import SERVICES, check, check_ports, dangers
 from attune.cli.supervisor import Exited, Service, Started, Supervisor, hold
-from attune.cli.watch import Watched, address
+from attune.cli.watch import Watched
 from attune.errors import Unavailable
 from attune.ids import BASE_POLICY
 from attune.personas.api_keys import local_api_key
@@ -62,7 +63,8 @@ def up(settings: Settings, services: Sequence[Service], environment: Mapping[str
             keep_descriptors=(lock,),
             first_backoff_seconds=settings.supervisor.restart_backoff_seconds,
         )
-        watched = [Watched(service.name, getattr(settings, service.name).host) for service in services]
+        secure = settings.tls.certificate is not None
+        watched = [Watched(service.name, getattr(settings, service.name).host, secure) for service in services]
         with supervisor:
             try:
                 _say_start(settings, personas, console)
@@ -101,6 +103,8 @@ def _say_start(settings: Settings, personas: Sequence[str], console: Console) ->
         f"[bold]attune {importlib.metadata.version('attune')}[/] · model {escape(settings.model)} "
         f"· personas {', '.join(personas)} · data {escape(str(settings.data))}"
     )
+    for danger in dangers(settings):
+        console.print(f"[yellow]warning[/] {escape(danger)}")
 
 
 def _wait_until_ready(
@@ -166,10 +170,11 @@ def places(
     """Where everything is, and what to do next: names and values. A secret is for a person's eyes, not for a log."""
 
     def grpc(service: str) -> str:
-        return address(getattr(settings, service).host, endpoints[service]["grpc"])
+        return addresses.join(getattr(settings, service).host, endpoints[service]["grpc"])
 
+    scheme = "http" if settings.tls.certificate is None else "https"
     pages = [
-        f"http://{address(getattr(settings, service).host, endpoints[service]['metrics'])}/metrics"
+        f"{scheme}://{addresses.join(getattr(settings, service).host, endpoints[service]['metrics'])}/metrics"
         for service in SERVICES
     ]
     chat = "attune chat"
@@ -179,7 +184,7 @@ def places(
         ("chat and feedback", f"{grpc('inference')} (gRPC)"),
         (
             "the same for OpenAI clients",
-            f"http://{address(settings.inference.host, endpoints['inference']['http'])}/v1",
+            f"{scheme}://{addresses.join(settings.inference.host, endpoints['inference']['http'])}/v1",
         ),
         ("API key", _key_text(settings, shown=show_key)),
         ("personas", ", ".join([f"{personas[0]} (default)", *personas[1:]])),

@@ -1,13 +1,14 @@
 """What running services say of themselves: their endpoints, and a look at their metrics pages."""
 
-import http.client
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from attune.addresses import reachable
 from attune.errors import Unavailable
 from attune.ids import policy_id
+from attune.metrics_page import fetch_page
 from attune.runtime import read_endpoints
 
 _SERVING = re.compile(r"^attune_engine_serving (\S+)$", re.MULTILINE)
@@ -36,35 +37,13 @@ def read_page(text: str) -> Page:
     )
 
 
-def fetch_page(host: str, port: int, timeout_seconds: float) -> Page | None:
-    """None when the page does not come in time."""
-    connection = http.client.HTTPConnection(reachable(host), port, timeout=timeout_seconds)
-    try:
-        connection.request("GET", "/metrics")
-        return read_page(connection.getresponse().read().decode(errors="replace"))
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
-
-
-def reachable(host: str) -> str:
-    """Where to find a server that listens on all addresses."""
-    return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-
-
-def address(host: str, port: int) -> str:
-    """`host:port`, as gRPC and people write it."""
-    host = reachable(host)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 @dataclass
 class Watched:
     """One service as it is seen from outside. `look` is to be called about once a second."""
 
     name: str
     host: str
+    tls: bool = False
     endpoints: dict[str, int] = field(default_factory=dict)
     ready: bool = False
     unwell_seconds: float = 0.0
@@ -97,4 +76,5 @@ class Watched:
         if pid is None or endpoints.get("pid") != pid:
             return None
         self.endpoints = endpoints
-        return fetch_page(self.host, endpoints["metrics"], timeout_seconds)
+        text = fetch_page(reachable(self.host), endpoints["metrics"], tls=self.tls, timeout_seconds=timeout_seconds)
+        return None if text is None else read_page(text)

@@ -10,6 +10,7 @@ from attune.client import Client
 
 from attune.client.chat import AsyncClient, AsyncStream, Client, SamplingFields, Stream
 from attune.client.response import AsyncResponse, Response, ToolCall, Usage
+from attune.client.tls import Tls
 
 __all__ = [
     "AsyncClient",
@@ -19,6 +20,7 @@ __all__ = [
     "Response",
     "SamplingFields",
     "Stream",
+    "Tls",
     "ToolCall",
     "Usage",
 ]

@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from attune.client.authorized import Authorized
+from attune.client.channel import Security, open_async_channel, open_channel
 from attune.client.errors import Cancelled, error_of
 from attune.client.request import Messages, RequestFields, SamplingFields, chat_request, ranking_request
 from attune.client.response import AsyncResponse, Response, ResponseFields
@@ -19,12 +20,6 @@ from attune.errors import InvalidInput, Unavailable
 from attune.v1 import chat_pb2, chat_pb2_grpc, feedback_pb2, feedback_pb2_grpc
 
 __all__ = ["AsyncClient", "AsyncStream", "Client", "SamplingFields", "Stream"]
-
-_OPTIONS = (
-    ("grpc.max_receive_message_length", 1 << 26),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-)
 
 
 class _Received:
@@ -162,12 +157,23 @@ class AsyncStream(_StreamState):
 
 
 class Client:
-    """Talks to one server with one API key; safe to share between threads."""
+    """Talks to one server with one API key; safe to share between threads.
 
-    def __init__(self, address: str = "127.0.0.1:50051", *, api_key: str = "", timeout_seconds: float = 60) -> None:
+    In plain text on this machine, with TLS to any other; `tls` says otherwise (a `Tls`, True, or False
+    for plain text).
+    """
+
+    def __init__(
+        self,
+        address: str = "127.0.0.1:50051",
+        *,
+        api_key: str = "",
+        tls: Security = None,
+        timeout_seconds: float = 60,
+    ) -> None:
         self.address = address
         self.timeout_seconds = timeout_seconds
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._channel = open_channel(address, tls)
         self._chat = Authorized(chat_pb2_grpc.ChatServiceStub(self._channel), api_key)
         self._feedback = Authorized(feedback_pb2_grpc.FeedbackServiceStub(self._channel), api_key)
         self._imports = Authorized(feedback_pb2_grpc.ImportServiceStub(self._channel), api_key)
@@ -242,12 +248,19 @@ class Client:
 
 
 class AsyncClient:
-    """Talks to one server with one API key; to be made and used inside one running event loop."""
+    """Talks to one server with one API key, as `Client` does; to be made and used inside one running event loop."""
 
-    def __init__(self, address: str = "127.0.0.1:50051", *, api_key: str = "", timeout_seconds: float = 60) -> None:
+    def __init__(
+        self,
+        address: str = "127.0.0.1:50051",
+        *,
+        api_key: str = "",
+        tls: Security = None,
+        timeout_seconds: float = 60,
+    ) -> None:
         self.address = address
         self.timeout_seconds = timeout_seconds
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._channel = open_async_channel(address, tls)
         self._chat = Authorized(chat_pb2_grpc.ChatServiceStub(self._channel), api_key)
         self._feedback = Authorized(feedback_pb2_grpc.FeedbackServiceStub(self._channel), api_key)
 

@@ -28,13 +28,27 @@ def error_of(failure: grpc.RpcError, address: str) -> AttuneError:
     if code is grpc.StatusCode.CANCELLED:
         return Cancelled("the call was cancelled")
     if not details and code is grpc.StatusCode.UNAVAILABLE:
-        return Unavailable(f"cannot reach {address}; is `attune up` running there?")
+        return Unavailable(f"cannot reach {address}{_reason(sentence)}")
     if not details and code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(f"no answer from {address} before the deadline")
     error = _BY_CODE.get(code.name)
     if error is None:
         return ServerError(f"{address} failed: {code.name} {sentence}".rstrip())
     return error(sentence, field=_field(details), retry_after_seconds=_retry_after_seconds(details))
+
+
+# What gRPC says of a connection that failed, and what it means. A server that asks for a certificate just hangs up.
+_REASONS = (
+    ("Hostname Verification Check failed", " over TLS: its certificate is for another name"),
+    ("WRONG_VERSION_NUMBER", " over TLS: it speaks plain text"),
+    ("SSL_ERROR_SSL", " over TLS: its certificate is not of an authority that is trusted here"),
+    ("Socket closed", ": it hangs up; it may want TLS, or a client's certificate"),
+    ("Connection reset", ": it hangs up; it may want TLS, or a client's certificate"),
+)
+
+
+def _reason(sentence: str) -> str:
+    return next((meaning for sign, meaning in _REASONS if sign in sentence), "; is `attune up` running there?")
 
 
 def _details(metadata: Any) -> list[object]:

@@ -22,13 +22,14 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from attune import metrics
 from attune.errors import AttuneError, FailedPrecondition, Unavailable
 from attune.eventlog.cluster import Cluster
 from attune.eventlog.topics import TopicRules, create_topics
 from attune.logs import configure_logging
+from attune.metrics_page import serve_metrics
 from attune.runtime import die_with_parent, stop_on_signals, write_endpoints
 from attune.settings import load_settings
+from attune.tls import page_context, server_tls
 
 logger = logging.getLogger("attune.broker")
 
@@ -232,7 +233,7 @@ def main() -> int:
             Cluster.of(kafka),
             TopicRules(kafka.partitions, kafka.replication, kafka.retention_days, kafka.dead_letter_retention_days),
         )
-        metrics_port, page, _ = metrics.serve_metrics(rules.host, rules.metrics_port)
+        metrics_port, page, _ = serve_metrics(rules.host, rules.metrics_port, page_context(server_tls(settings.tls)))
         write_endpoints(settings.data, "broker", kafka=rules.port, metrics=metrics_port)
         logger.info("broker started", extra={"port": rules.port, "metrics_port": metrics_port, "topics_made": made})
         in_order = _keep(broker, stopping)

@@ -38,13 +38,14 @@ from attune.inference.stall import STALL_SECONDS
 from attune.inference.structured import Grammars
 from attune.keys import Keys, PolicyVerifier
 from attune.logs import configure_logging
-from attune.metrics import serve_metrics
+from attune.metrics_page import serve_metrics
 from attune.personas.api_keys import KeyStore
 from attune.personas.store import Personas
 from attune.registry.policies import Registry
 from attune.registry.rollouts import RolloutLog
 from attune.runtime import clear_endpoints, die_with_parent, write_endpoints
 from attune.settings import Settings, load_settings
+from attune.tls import page_context, server_tls
 from attune.v1 import chat_pb2, chat_pb2_grpc, feedback_pb2, feedback_pb2_grpc
 
 logger = logging.getLogger("attune.inference")
@@ -87,13 +88,15 @@ async def serve(settings: Settings, *, ignore_end: bool = False) -> int:
     keys = Keys.load_or_create(settings.data / "keys")
     verifier = PolicyVerifier.load_or_create(settings.data / "keys")
     access = KeyStore(settings.data / "access")
+    tls = server_tls(settings.tls)
     access.open_for(inference.host)
     server = rpc.build_server(access, max_message_bytes=inference.max_message_bytes)
     # What is taken (ports, the event log) is found out before the engine takes its time.
-    grpc_port = rpc.bind(server, inference.host, inference.grpc_port)
+    grpc_port = rpc.bind(server, inference.host, inference.grpc_port, tls)
     listening = bind(inference.host, inference.http_port)
-    http_port = listening.getsockname()[1]
-    metrics_port, metrics_server, metrics_thread = serve_metrics(inference.host, inference.metrics_port)
+    metrics_port, metrics_server, metrics_thread = serve_metrics(
+        inference.host, inference.metrics_port, page_context(tls)
+    )
     log = SqliteLog(
         settings.data / "spool",
         max_bytes=settings.event_log.max_mib << 20,
@@ -149,13 +152,15 @@ async def serve(settings: Settings, *, ignore_end: bool = False) -> int:
                 limits=Limits(inference.max_message_bytes, STALL_SECONDS),
                 cors_origins=inference.cors_origins,
             )
-            http = HttpServer(app, listening)
+            http = HttpServer(app, listening, None if tls is None else tls.ssl_context())
             service = InferenceServer(
                 server, http, engine, policies=policies, chat=chat, feedback=feedback, imports=imports
             )
             await service.warm_up()
             await service.open()
-            write_endpoints(settings.data, "inference", grpc=grpc_port, http=http_port, metrics=metrics_port)
+            write_endpoints(
+                settings.data, "inference", grpc=grpc_port, http=listening.getsockname()[1], metrics=metrics_port
+            )
             logger.info("inference is up", extra={"grpc_port": grpc_port, "metrics_port": metrics_port})
             try:
                 healthy = await service.run(stopping)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from attune import secret_files
 from attune.access import NOBODY, UNLIMITED, Caller, KeyLimits, Role
+from attune.addresses import is_loopback
 from attune.errors import DataLoss, FailedPrecondition, InvalidInput, NotFound, Unauthenticated
 from attune.ids import DEFAULT_TENANT, check_name
 
@@ -131,7 +132,7 @@ class KeyStore:
         """
         if any(key.revoked_unix_ms is None and key.label != _DEVELOPMENT for key in self.list()):
             return
-        if host not in ("127.0.0.1", "::1", "localhost"):
+        if not is_loopback(host):
             raise FailedPrecondition(
                 f"there is no API key, and {host} is open to others: make one with `attune key create`, "
                 "or listen on 127.0.0.1"

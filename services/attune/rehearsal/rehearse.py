@@ -116,7 +116,7 @@ class Rehearsal:
         """Raises an AttuneError when the ring does not start or ends by itself; a started ring is ended in any case."""
         async with (
             self._ring() as (ring, own),
-            AsyncClient(ring.chat_address, api_key=ring.api_key) as client,
+            ring.chat.async_client() as client,
             self._watched(ring),
         ):
             pid_before = ring.inference_pid
@@ -178,7 +178,7 @@ class Rehearsal:
         """The ring that runs already, or one of our own on free ports; a rehearsal begins with the base model."""
         if self._plan.address:
             self._enter("the running ring is looked at")
-            ring = running_ring(self._data, chat_address=self._plan.address)
+            ring = running_ring(self._settings, self._plan.address)
             if collect.published(self._data, CONCIERGE):
                 raise FailedPrecondition(
                     f"{CONCIERGE} has policies already in {self._data}; a rehearsal begins with the base model"

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import psutil
 
+from attune.client.place import Place, place_of
 from attune.errors import AttuneError, Unavailable
-from attune.personas.api_keys import local_api_key
 from attune.runtime import read_endpoints
+from attune.settings import Settings, load_settings
 
 SERVICES = ("inference", "aggregator", "trainer", "rollout")
 
@@ -38,13 +39,10 @@ class Ring:
     """Where a running ring is."""
 
     data: Path
-    chat_address: str
-    policy_address: str
+    chat: Place
+    policies: Place
     metrics_ports: Mapping[str, int]
-
-    @property
-    def api_key(self) -> str:
-        return local_api_key(self.data)
+    metrics_tls: bool
 
     @property
     def inference_pid(self) -> int:
@@ -55,14 +53,15 @@ class Ring:
             return 0
 
 
-def running_ring(data: Path, host: str = "127.0.0.1", chat_address: str = "") -> Ring:
+def running_ring(settings: Settings, chat_address: str = "") -> Ring:
     """The ring of a data folder; raises Unavailable when a service of it is not running."""
-    endpoints = {service: read_endpoints(data, service) for service in SERVICES}
+    endpoints = {service: read_endpoints(settings.data, service) for service in SERVICES}
     return Ring(
-        data=data,
-        chat_address=chat_address or f"{host}:{endpoints['inference']['grpc']}",
-        policy_address=f"{host}:{endpoints['rollout']['grpc']}",
+        data=settings.data,
+        chat=place_of(settings, "inference", chat_address),
+        policies=place_of(settings, "rollout"),
         metrics_ports={service: endpoints[service]["metrics"] for service in SERVICES},
+        metrics_tls=settings.tls.certificate is not None,
     )
 
 
@@ -74,6 +73,8 @@ class OwnRing:
 
     def __init__(self, data: Path, config: Path | None, overrides: Mapping[str, str]) -> None:
         self.data = data
+        self._config = config
+        self._environment = {**os.environ, **overrides}
         self.log = data / "logs" / "up.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         options = [] if config is None else ["--config", str(config)]
@@ -83,7 +84,7 @@ class OwnRing:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **overrides},
+                env=self._environment,
                 start_new_session=True,
             )
         self._seen: dict[int, psutil.Process] = {}
@@ -115,8 +116,9 @@ class OwnRing:
                     if service not in said:
                         said.add(service)
                         told(f"{service} is there")
-            with contextlib.suppress(Unavailable):
-                return running_ring(self.data)
+            if len(said) == len(SERVICES):
+                with contextlib.suppress(Unavailable):
+                    return running_ring(self._settings())
             if asyncio.get_running_loop().time() > deadline:
                 raise RingError(f"the ring was not ready after {seconds:.0f} s; {self.last_words()}")
             await asyncio.sleep(_LOOK_SECONDS)
@@ -160,6 +162,9 @@ class OwnRing:
             if not left or asyncio.get_running_loop().time() > deadline:
                 return left
             await asyncio.sleep(_LOOK_SECONDS)
+
+    def _settings(self) -> Settings:
+        return load_settings(self._config, {**self._environment, "ATTUNE_DATA": str(self.data)})
 
     def last_words(self) -> str:
         """The end of what `attune up` said."""

@@ -1,9 +1,9 @@
 """Looking at the ring from outside: its metrics pages, and what the policy service says."""
 
 import asyncio
-import http.client
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 import grpc.aio
@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from attune.client.authorized import Authorized
 from attune.ids import BASE_POLICY
+from attune.metrics_page import fetch_page
 from attune.rehearsal.figures import CheckFigures, VerdictFigures
 from attune.rehearsal.journal import Journal, RingState, Verdict
 from attune.rehearsal.ring import Ring
@@ -83,8 +84,8 @@ class Watcher:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Looks twice a second until it is to stop, and once more then."""
-        async with grpc.aio.insecure_channel(self._ring.policy_address) as channel:
-            stub = Authorized(policy_pb2_grpc.PolicyServiceStub(channel), self._ring.api_key)
+        async with self._ring.policies.async_channel() as channel:
+            stub = Authorized(policy_pb2_grpc.PolicyServiceStub(channel), self._ring.policies.api_key)
             while True:
                 last = stopping.is_set()
                 await self._look_at_policies(stub)
@@ -98,9 +99,10 @@ class Watcher:
                     continue
 
     async def _look_at_pages(self) -> None:
-        pages = await asyncio.gather(*(asyncio.to_thread(_page, port) for port in self._ring.metrics_ports.values()))
+        fetch = partial(fetch_page, "127.0.0.1", tls=self._ring.metrics_tls, timeout_seconds=_PAGE_SECONDS)
+        pages = await asyncio.gather(*(asyncio.to_thread(fetch, port) for port in self._ring.metrics_ports.values()))
         if all(pages):
-            samples = [sample for page in pages for sample in read_samples(page)]
+            samples = [sample for page in pages for sample in read_samples(page or "")]
             self._journal.note_ring(self._now(), ring_state(samples, self._journal.voters))
 
     async def _look_at_policies(self, stub: Authorized) -> None:
@@ -122,18 +124,6 @@ class Watcher:
             self._journal.rolled_out_at[main] = entry.created_unix_ms / 1000 - self._started_unix_seconds
 
 
-def _page(port: int) -> str:
-    """A metrics page; empty when it does not come."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PAGE_SECONDS)
-    try:
-        connection.request("GET", "/metrics")
-        return connection.getresponse().read().decode(errors="replace")
-    except (OSError, http.client.HTTPException):
-        return ""
-    finally:
-        connection.close()
-
-
 def _verdict(policy: policy_pb2.Policy) -> Verdict:
     return Verdict(
         policy.policy_id,
@@ -153,7 +143,7 @@ def verdict_figures(policy: policy_pb2.Policy) -> VerdictFigures:
 
 async def list_policies(ring: Ring, persona: str) -> list[policy_pb2.Policy]:
     """A persona's policies, oldest first."""
-    async with grpc.aio.insecure_channel(ring.policy_address) as channel:
-        stub = Authorized(policy_pb2_grpc.PolicyServiceStub(channel), ring.api_key)
+    async with ring.policies.async_channel() as channel:
+        stub = Authorized(policy_pb2_grpc.PolicyServiceStub(channel), ring.policies.api_key)
         listed = await stub.ListPolicies(policy_pb2.ListPoliciesRequest(persona=persona), timeout=_CALL_SECONDS)
         return list(reversed(listed.policies))

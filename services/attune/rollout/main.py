@@ -14,7 +14,7 @@ from attune.chat.model import model_hash
 from attune.errors import AttuneError
 from attune.keys import PolicyVerifier
 from attune.logs import configure_logging
-from attune.metrics import serve_metrics
+from attune.metrics_page import serve_metrics
 from attune.personas.api_keys import KeyStore
 from attune.personas.store import Personas
 from attune.registry.policies import Registry
@@ -23,6 +23,7 @@ from attune.rollout.promotion import Promotion
 from attune.rollout.service import PolicyService
 from attune.runtime import clear_endpoints, die_with_parent, write_endpoints
 from attune.settings import Settings, load_settings
+from attune.tls import page_context, server_tls
 from attune.v1 import policy_pb2, policy_pb2_grpc
 
 logger = logging.getLogger("attune.rollout")
@@ -58,6 +59,7 @@ async def serve(settings: Settings) -> None:
     registry = Registry(folder, PolicyVerifier.load_or_create(settings.data / "keys"))
     log = RolloutLog(folder)
 
+    tls = server_tls(settings.tls)
     keys = KeyStore(settings.data / "access")
     keys.open_for(settings.rollout.host)
     server = rpc.build_server(keys, max_message_bytes=_MAX_MESSAGE_BYTES)
@@ -69,8 +71,10 @@ async def serve(settings: Settings) -> None:
         await answers.set(name, health_pb2.HealthCheckResponse.SERVING)
     rpc.add_reflection(server, (_POLICY_SERVICE, health.SERVICE_NAME))
 
-    grpc_port = rpc.bind(server, settings.rollout.host, settings.rollout.grpc_port)
-    metrics_port, metrics_server, metrics_thread = serve_metrics(settings.rollout.host, settings.rollout.metrics_port)
+    grpc_port = rpc.bind(server, settings.rollout.host, settings.rollout.grpc_port, tls)
+    metrics_port, metrics_server, metrics_thread = serve_metrics(
+        settings.rollout.host, settings.rollout.metrics_port, page_context(tls)
+    )
     await server.start()
     write_endpoints(settings.data, "rollout", grpc=grpc_port, metrics=metrics_port)
     logger.info("rollout is up", extra={"grpc_port": grpc_port, "metrics_port": metrics_port})

@@ -10,15 +10,16 @@ import threading
 import time
 from pathlib import Path
 
-from attune import metrics
 from attune.errors import AttuneError, FailedPrecondition
 from attune.eventlog import SqliteLogReader, open_when_there
 from attune.eventlog.cluster import Cluster
 from attune.logs import configure_logging
+from attune.metrics_page import serve_metrics
 from attune.runtime import die_with_parent, stop_on_signals, write_endpoints
 from attune.settings import load_settings
 from attune.shipper.refused import RefusedRecords
 from attune.shipper.shipper import Shipper
+from attune.tls import page_context, server_tls
 
 logger = logging.getLogger("attune.shipper")
 
@@ -61,7 +62,9 @@ def main() -> int:
             raise FailedPrecondition("kafka.servers is empty: there is nowhere to ship to")
         cluster = Cluster.of(settings.kafka)
         stopping = stop_on_signals()
-        metrics_port, page, _ = metrics.serve_metrics(settings.shipper.host, settings.shipper.metrics_port)
+        metrics_port, page, _ = serve_metrics(
+            settings.shipper.host, settings.shipper.metrics_port, page_context(server_tls(settings.tls))
+        )
         write_endpoints(settings.data, "shipper", metrics=metrics_port)
         logger.info("shipper started", extra={"metrics_port": metrics_port, "servers": settings.kafka.servers})
         spool = open_when_there(lambda: SqliteLogReader(settings.data / "spool"), stopping)

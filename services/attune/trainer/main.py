@@ -3,17 +3,21 @@
 import argparse
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attune import metrics
+from attune.errors import AttuneError
 from attune.keys import PolicySigner, PolicyVerifier
 from attune.logs import configure_logging
+from attune.metrics_page import serve_metrics
 from attune.personas.persona import Persona, load_personas
 from attune.runtime import clear_endpoints, die_with_parent, stop_on_signals, write_endpoints
 from attune.settings import Settings, load_settings
+from attune.tls import page_context, server_tls
 from attune.trainer.tracking import open_tracking, stay_at_home
 
 if TYPE_CHECKING:
@@ -26,15 +30,27 @@ logger = logging.getLogger("attune.trainer")
 _STATES = ("idle", "training", "evaluating", "publishing")
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m attune.trainer.main", description=__doc__)
     parser.add_argument("--config", type=Path)
-    settings = load_settings(parser.parse_args().config)
+    arguments = parser.parse_args()
     die_with_parent()
+    try:
+        run(load_settings(arguments.config))
+    except AttuneError as error:
+        sys.stderr.write(f"{error.message}\n")
+        return 1
+    return 0
+
+
+def run(settings: Settings) -> None:
+    """Until SIGTERM or SIGINT."""
     configure_logging("trainer", settings.log_level)
     stopping = stop_on_signals()
     os.nice(settings.trainer.nice)
-    port, _, _ = metrics.serve_metrics(settings.trainer.host, settings.trainer.metrics_port)
+    port, _, _ = serve_metrics(
+        settings.trainer.host, settings.trainer.metrics_port, page_context(server_tls(settings.tls))
+    )
     _show_state("idle")
     try:
         serve(settings, stopping, port)
@@ -170,4 +186,4 @@ def _show_outcome(outcome: "Outcome") -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

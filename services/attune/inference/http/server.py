@@ -1,8 +1,9 @@
-"""uvicorn within a running event loop."""
+"""uvicorn within a running event loop, with TLS where there is a context for it."""
 
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Iterator
 
 import uvicorn
@@ -31,9 +32,15 @@ def bind(host: str, port: int) -> socket.socket:
 class HttpServer:
     """Serves until `stop`; signals are the process's to handle."""
 
-    def __init__(self, app: Starlette, listening: socket.socket) -> None:
+    def __init__(self, app: Starlette, listening: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         config = uvicorn.Config(
-            app, lifespan="off", access_log=False, log_config=None, server_header=False, timeout_keep_alive=75
+            app,
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_keep_alive=75,
+            ssl_context_factory=None if tls is None else lambda *_: tls,
         )
         self._server = _Server(config)
         self._listening = listening
