@@ -77,6 +77,7 @@ RULES: Mapping[str, Rule] = {
     "attune.v1.FeedbackService/SubmitFeedbackBatch": _FEEDBACK,
     "attune.v1.ImportService/ImportResponses": Rule((Role.FEEDBACK,)),
     "attune.v1.ReceiptService/GetReceipts": ANYBODY,  # as SubmitFeedback
+    "attune.v1.ExportService/ExportRecords": _OPERATE,
     "attune.v1.PolicyService/ListPolicies": _OPERATE,
     "attune.v1.PolicyService/GetRollout": _OPERATE,
     "attune.v1.PolicyService/ApprovePolicy": _OPERATE,

@@ -37,13 +37,14 @@ ASKS: dict[str, Callable[[Ids], Any]] = {
     "GET /v1/models/{model}": lambda ids: ids.persona,
     "POST /v1/feedback": lambda ids: {"response_id": ids.response_id, "thumb": "up"},
 }
-# Tried elsewhere: tests/rollout (policies), tests/aggregator (receipts), below (batches, lists); or they take nothing
-# of anybody's.
+# Tried elsewhere: tests/rollout (policies), tests/aggregator (receipts, export), below (batches, lists); or they take
+# nothing of anybody's.
 ELSEWHERE = {
     "attune.v1.FeedbackService/SubmitFeedbackBatch",
     "attune.v1.ImportService/ImportResponses",
     "attune.v1.PolicyService/ListPolicies",
     "attune.v1.ReceiptService/GetReceipts",
+    "attune.v1.ExportService/ExportRecords",
     "attune.v1.PolicyService/GetRollout",
     "attune.v1.PolicyService/ApprovePolicy",
     "attune.v1.PolicyService/RollBack",

@@ -17,7 +17,7 @@ from attune import rpc
 from attune.aggregator.build import Builder, BuildRules
 from attune.aggregator.ingest import READER, Ingest
 from attune.aggregator.receipt_index import ReceiptIndex, keep_up_to_date
-from attune.aggregator.service import ReceiptService
+from attune.aggregator.service import ExportService, ReceiptService
 from attune.errors import AttuneError
 from attune.eventlog import FEEDBACK, RESPONSES, EventReader, SqliteLogReader, open_when_there
 from attune.keys import Keys, PolicyVerifier
@@ -39,7 +39,7 @@ _DRAIN_SECONDS = 10.0
 _COUNT_SECONDS = 2.0
 _STOP_SECONDS = 2.0
 _MAX_MESSAGE_BYTES = 1 << 16
-_RECEIPT_SERVICE = dataset_pb2.DESCRIPTOR.services_by_name["ReceiptService"].full_name
+_SERVICES = tuple(service.full_name for service in dataset_pb2.DESCRIPTOR.services_by_name.values())
 
 
 class Aggregator:
@@ -139,11 +139,12 @@ async def serve(settings: Settings) -> None:
     access.open_for(rules.host)
     server = rpc.build_server(access, max_message_bytes=_MAX_MESSAGE_BYTES)
     dataset_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptService(index, keys.signing), server)
+    dataset_pb2_grpc.add_ExportServiceServicer_to_server(ExportService(settings.data / "lake"), server)
     answers = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(answers, server)
-    for name in ("", _RECEIPT_SERVICE):
+    for name in ("", *_SERVICES):
         await answers.set(name, health_pb2.HealthCheckResponse.SERVING)
-    rpc.add_reflection(server, (_RECEIPT_SERVICE, health.SERVICE_NAME))
+    rpc.add_reflection(server, (*_SERVICES, health.SERVICE_NAME))
 
     grpc_port = rpc.bind(server, rules.host, rules.grpc_port, tls)
     metrics_port, page, _ = serve_metrics(rules.host, rules.metrics_port, page_context(tls))

@@ -1,20 +1,26 @@
-"""ReceiptService: who may ask for what, over the index."""
+"""The aggregator's RPCs: who may ask for what."""
 
 import asyncio
+import threading
 import time
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Generator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from attune.access import CALLER, Caller, Role
+from attune.aggregator.export import Wanted, export
 from attune.aggregator.reasons import sentence
 from attune.aggregator.receipt_index import ReceiptIndex
 from attune.aggregator.receipts import Question, answer
 from attune.chat.limits import MAX_ID_CHARACTERS, check_length
-from attune.errors import InvalidInput, NotFound, PermissionDenied, Unauthenticated
+from attune.errors import InvalidInput, NotFound, PermissionDenied, ResourceExhausted, Unauthenticated
+from attune.ids import check_name
 from attune.signing import SigningKeys
 from attune.v1 import dataset_pb2, dataset_pb2_grpc
 
 MAX_TOKEN_CHARACTERS = 4096
+MOST_EXPORTS = 2
 
 
 @dataclass(eq=False)
@@ -66,3 +72,52 @@ class ReceiptService(dataset_pb2_grpc.ReceiptServiceServicer):
             raise PermissionDenied("the feedback token is not one that this server signed", field="feedback_token")
         handle = self.signing.read_token(token, time.time())
         return Question(tenant=handle.tenant, response_id=handle.response_id, end_user=handle.end_user)
+
+
+@dataclass(eq=False)
+class ExportService(dataset_pb2_grpc.ExportServiceServicer):
+    """Reads the lake for whoever operates a tenant; few at once, for each sorts what it gives."""
+
+    lake_folder: Path
+    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_EXPORTS))
+
+    async def ExportRecords(
+        self, request: dataset_pb2.ExportRecordsRequest, context: Any
+    ) -> AsyncIterator[dataset_pb2.ExportRecordsResponse]:
+        wanted = _wanted(request, CALLER.get())
+        if self.places.locked():
+            raise ResourceExhausted(f"{MOST_EXPORTS} exports are running; no more at once", retry_after_seconds=30)
+        async with self.places:
+            parts = _Parts(export(self.lake_folder, wanted))
+            try:
+                while (part := await asyncio.to_thread(parts.next)) is not None:
+                    yield part
+            finally:
+                # A caller that goes away does not wait for the query; it ends at its next row.
+                asyncio.get_running_loop().run_in_executor(None, parts.close)
+
+
+class _Parts:
+    """An iterator that one thread reads while another may come to close it."""
+
+    def __init__(self, parts: Generator[dataset_pb2.ExportRecordsResponse, None, None]) -> None:
+        self._parts = parts
+        self._turn = threading.Lock()
+
+    def next(self) -> dataset_pb2.ExportRecordsResponse | None:
+        with self._turn:
+            return next(self._parts, None)
+
+    def close(self) -> None:
+        with self._turn:
+            self._parts.close()
+
+
+def _wanted(request: dataset_pb2.ExportRecordsRequest, caller: Caller) -> Wanted:
+    if request.persona:
+        check_name(request.persona, "persona")
+    if request.since_unix_ms < 0:
+        raise InvalidInput(f"since_unix_ms is {request.since_unix_ms}; it must be 0 or later", field="since_unix_ms")
+    return Wanted(
+        caller.tenant, request.persona, request.since_unix_ms, request.without_feedback, request.not_for_training
+    )

@@ -14,7 +14,7 @@ from attune.cli.options import ConfigOption, DataOption, ServerOption, read_sett
 
 if TYPE_CHECKING:
     from attune.client import Client
-    from attune.client.imports import Line, Record
+    from attune.client.imports import Line
     from attune.v1 import feedback_pb2
 
 feedback_app = typer.Typer(help="Feedback in bulk: import.", no_args_is_help=True)
@@ -101,32 +101,9 @@ def _take(client: "Client", batch: "Sequence[Line]", count: "Counter[str]") -> "
             continue
         count["duplicate" if result.accepted.duplicate else "imported"] += 1
         count["answers"] += 0 if result.accepted.duplicate else len(result.accepted.response_ids)
-        said += [(line, request) for request in _feedback(record, result.accepted.response_ids)]
+        said += [(line, request) for request in record.feedback(result.accepted.response_ids)]
     for (line, _), told in zip(said, client.submit_all(request for _, request in said), strict=True):
         if told.HasField("refused"):
             yield line, f"its feedback: {told.refused.message}"
         elif not told.accepted.duplicate:
             count["feedback"] += 1
-
-
-def _feedback(record: "Record", response_ids: Sequence[str]) -> "Iterator[feedback_pb2.SubmitFeedbackRequest]":
-    """What a record says of its answers; each with an id of its own, so that it is taken once."""
-    from attune.v1 import event_pb2, feedback_pb2
-
-    def request(name: str, **fields: object) -> "feedback_pb2.SubmitFeedbackRequest":
-        client_id = f"{record.request.import_id[-96:]}/{name}"
-        return feedback_pb2.SubmitFeedbackRequest(
-            end_user_id=record.request.end_user_id or "import",
-            client_feedback_id=client_id,
-            **fields,  # type: ignore[arg-type]
-        )
-
-    if record.ranks:
-        entry = feedback_pb2.RankingRequest.Entry
-        entries = [entry(response_id=one, rank=rank) for one, rank in zip(response_ids, record.ranks, strict=True)]
-        yield request("ranking", ranking=feedback_pb2.RankingRequest(entries=entries))
-    for index, rating in record.ratings.items():
-        yield request(f"rating-{index}", response_id=response_ids[index], rating=rating)
-    for index, up in record.thumbs.items():
-        thumb = event_pb2.THUMB_UP if up else event_pb2.THUMB_DOWN
-        yield request(f"thumb-{index}", response_id=response_ids[index], thumb=thumb)

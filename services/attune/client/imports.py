@@ -7,25 +7,33 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from attune.client.request import ROLES
+from attune.client.said import Said, ranking, read_said, short_forms
 from attune.errors import InvalidInput
 from attune.v1 import event_pb2, feedback_pb2
 
+# What was served elsewhere is imported here.
+_SOURCES = {
+    "imported": event_pb2.SOURCE_IMPORTED,
+    "served": event_pb2.SOURCE_IMPORTED,
+    "teacher": event_pb2.SOURCE_TEACHER,
+}
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
 @dataclass(frozen=True)
 class Record:
-    """Answers to one prompt, and what was said of them, by their place."""
+    """Answers to one prompt, and what was said of them."""
 
     request: feedback_pb2.ImportResponseRequest
-    # Best first; equal ranks are ties. Empty: not ranked.
-    ranks: Sequence[int] = ()
-    ratings: Mapping[int, int] = field(default_factory=dict)
-    thumbs: Mapping[int, bool] = field(default_factory=dict)
+    said: Sequence[Said] = ()
+
+    def feedback(self, response_ids: Sequence[str]) -> Iterator[feedback_pb2.SubmitFeedbackRequest]:
+        """To be sent once the answers have these ids."""
+        return (said.about(self.request.import_id, response_ids) for said in self.said)
 
 
 @dataclass(frozen=True)
@@ -60,22 +68,26 @@ def read_lines(lines: Iterator[bytes], form: str, *, name: str, persona: str) ->
 
 
 def _attune(row: Mapping[str, Any]) -> Record:
-    """`{"messages": [...], "answers": [{"content": ..., "rating": 4, "thumb": "up", "rank": 1}], "import_id": ...}`."""
-    answers = row["answers"]
-    return Record(
-        feedback_pb2.ImportResponseRequest(
-            import_id=row.get("import_id", ""),
-            persona=row.get("persona", ""),
-            messages=_messages(row["messages"]),
-            answers=[_message({"role": "assistant", "content": answer["content"]}) for answer in answers],
-            conversation_id=row.get("conversation_id", ""),
-            end_user_id=row.get("end_user_id", ""),
-            metadata=row.get("metadata", {}),
-        ),
-        ranks=[answer["rank"] for answer in answers] if all("rank" in answer for answer in answers) else (),
-        ratings={index: answer["rating"] for index, answer in enumerate(answers) if "rating" in answer},
-        thumbs={index: answer["thumb"] == "up" for index, answer in enumerate(answers) if "thumb" in answer},
+    """`{"messages": [...], "answers": [{"content": ..., "rating": 4, "thumb": "up", "rank": 1}]}`, and more."""
+    answers, end_user_id = row["answers"], row.get("end_user_id", "")
+    source = row.get("source", "imported")
+    if source not in _SOURCES:
+        raise InvalidInput(f"source must be one of {', '.join(_SOURCES)}")
+    request = feedback_pb2.ImportResponseRequest(
+        import_id=row.get("import_id", ""),
+        persona=row.get("persona", ""),
+        messages=_messages(row["messages"]),
+        tools=[_tool(tool) for tool in row.get("tools", ())],
+        answers=[_message({**answer, "role": "assistant"}) for answer in answers],
+        source=_SOURCES[source],
+        conversation_id=row.get("conversation_id", ""),
+        end_user_id=end_user_id,
+        consent=event_pb2.Consent(**row.get("consent", {})),
+        metadata=row.get("metadata", {}),
+        created_unix_ms=row.get("created_unix_ms", 0),
     )
+    said = [read_said(one, len(answers)) for one in row.get("feedback", ())]
+    return Record(request, [*short_forms(answers, end_user_id), *said])
 
 
 def _hh(row: Mapping[str, Any]) -> Record:
@@ -91,7 +103,7 @@ def _hh(row: Mapping[str, Any]) -> Record:
     request = feedback_pb2.ImportResponseRequest(
         messages=_messages(chosen[:-1]), answers=[_message(chosen[-1]), _message(rejected[-1])]
     )
-    return Record(request, ranks=(1, 2))
+    return Record(request, [ranking((1, 2), "")])
 
 
 def _ultrafeedback(row: Mapping[str, Any]) -> Record:
@@ -103,7 +115,8 @@ def _ultrafeedback(row: Mapping[str, Any]) -> Record:
         messages=_messages([{"role": "user", "content": row["instruction"]}]),
         answers=[_message({"role": "assistant", "content": one["response"]}) for one in completions],
     )
-    return Record(request, ranks=[best_first.index(score) + 1 for score in scores] if len(scores) > 1 else ())
+    ranks = [best_first.index(score) + 1 for score in scores]
+    return Record(request, [ranking(ranks, "")] if len(ranks) > 1 else ())
 
 
 def _openai_stored(row: Mapping[str, Any]) -> Record:
@@ -162,7 +175,20 @@ def _message(row: Mapping[str, Any]) -> event_pb2.Message:
         for call in row.get("tool_calls") or ()
     ]
     return event_pb2.Message(
-        role=ROLES[role], content=content, tool_calls=calls, tool_call_id=row.get("tool_call_id") or ""
+        role=ROLES[role],
+        content=content,
+        tool_calls=calls,
+        tool_call_id=row.get("tool_call_id") or "",
+        reasoning=row.get("reasoning_content") or "",
+    )
+
+
+def _tool(row: Mapping[str, Any]) -> event_pb2.Tool:
+    parameters = row.get("parameters")
+    return event_pb2.Tool(
+        name=row["name"],
+        description=row.get("description", ""),
+        parameters_json="" if parameters is None else json.dumps(parameters),
     )
 
 

@@ -71,6 +71,11 @@ class Snapshot:
         with _reported():
             return self.connection.sql(query, params=dict(arguments or {})).to_arrow_table()
 
+    def batches(self, query: str, arguments: Mapping[str, Any], rows: int) -> Iterator[pa.RecordBatch]:
+        """As `table`, piece by piece."""
+        with _reported():
+            yield from self.connection.sql(query, params=dict(arguments)).to_arrow_reader(rows)
+
     def rows(self, query: str, arguments: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         with _reported():
             return self.connection.execute(query, dict(arguments or {})).fetchall()

@@ -22,33 +22,56 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from attune.v1 import event_pb2 as attune_dot_v1_dot_event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61ttune/v1/dataset.proto\x12\tattune.v1\"\x85\x01\n\x12GetReceiptsRequest\x12\x15\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\tH\x00\x12\x1c\n\x12\x63lient_feedback_id\x18\x02 \x01(\tH\x00\x12\x15\n\x0bresponse_id\x18\x03 \x01(\tH\x00\x12\x18\n\x0e\x66\x65\x65\x64\x62\x61\x63k_token\x18\x04 \x01(\tH\x00\x42\t\n\x07subject\"g\n\x13GetReceiptsResponse\x12$\n\x08receipts\x18\x01 \x03(\x0b\x32\x12.attune.v1.Receipt\x12*\n\x08response\x18\x02 \x01(\x0b\x32\x18.attune.v1.ResponseState\"x\n\rResponseState\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\x12\x0e\n\x06stored\x18\x02 \x01(\x08\x12\x0f\n\x07persona\x18\x03 \x01(\t\x12\x11\n\tpolicy_id\x18\x04 \x01(\t\x12\x1e\n\x05notes\x18\x05 \x03(\x0b\x32\x0f.attune.v1.Note\"\x8e\x04\n\x07Receipt\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x1a\n\x12\x63lient_feedback_id\x18\x02 \x01(\t\x12\x13\n\x0bresponse_id\x18\x03 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x04 \x01(\t\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x0c\n\x04name\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\r\x12\x17\n\x0f\x63reated_unix_ms\x18\x08 \x01(\x03\x12\'\n\x05state\x18\t \x01(\x0e\x32\x18.attune.v1.Receipt.State\x12\x15\n\rsuperseded_by\x18\n \x01(\t\x12\'\n\x08\x64\x61tasets\x18\x0b \x03(\x0b\x32\x15.attune.v1.DatasetUse\x12&\n\x08policies\x18\x0c \x03(\x0b\x32\x14.attune.v1.PolicyUse\x12$\n\x08left_out\x18\r \x03(\x0b\x32\x12.attune.v1.LeftOut\x12\x1e\n\x05notes\x18\x0e \x03(\x0b\x32\x0f.attune.v1.Note\"\x85\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10STATE_NOT_STORED\x10\x01\x12\x10\n\x0cSTATE_COUNTS\x10\x02\x12\x14\n\x10STATE_SUPERSEDED\x10\x03\x12\x13\n\x0fSTATE_RETRACTED\x10\x04\x12\x12\n\x0eSTATE_REPEATED\x10\x05\"X\n\nDatasetUse\x12\x12\n\ndataset_id\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\x12\r\n\x05split\x18\x03 \x01(\t\x12\x17\n\x0f\x63reated_unix_ms\x18\x04 \x01(\x03\"f\n\tPolicyUse\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\r\n\x05split\x18\x02 \x01(\t\x12\x13\n\x06passed\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x17\n\x0f\x63reated_unix_ms\x18\x04 \x01(\x03\x42\t\n\x07_passed\";\n\x07LeftOut\x12\x0e\n\x06recipe\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08sentence\x18\x03 \x01(\t\"&\n\x04Note\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x10\n\x08sentence\x18\x02 \x01(\t2^\n\x0eReceiptService\x12L\n\x0bGetReceipts\x12\x1d.attune.v1.GetReceiptsRequest\x1a\x1e.attune.v1.GetReceiptsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61ttune/v1/dataset.proto\x12\tattune.v1\x1a\x15\x61ttune/v1/event.proto\"\x85\x01\n\x12GetReceiptsRequest\x12\x15\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\tH\x00\x12\x1c\n\x12\x63lient_feedback_id\x18\x02 \x01(\tH\x00\x12\x15\n\x0bresponse_id\x18\x03 \x01(\tH\x00\x12\x18\n\x0e\x66\x65\x65\x64\x62\x61\x63k_token\x18\x04 \x01(\tH\x00\x42\t\n\x07subject\"g\n\x13GetReceiptsResponse\x12$\n\x08receipts\x18\x01 \x03(\x0b\x32\x12.attune.v1.Receipt\x12*\n\x08response\x18\x02 \x01(\x0b\x32\x18.attune.v1.ResponseState\"x\n\rResponseState\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\x12\x0e\n\x06stored\x18\x02 \x01(\x08\x12\x0f\n\x07persona\x18\x03 \x01(\t\x12\x11\n\tpolicy_id\x18\x04 \x01(\t\x12\x1e\n\x05notes\x18\x05 \x03(\x0b\x32\x0f.attune.v1.Note\"\x8e\x04\n\x07Receipt\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x1a\n\x12\x63lient_feedback_id\x18\x02 \x01(\t\x12\x13\n\x0bresponse_id\x18\x03 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x04 \x01(\t\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x0c\n\x04name\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\r\x12\x17\n\x0f\x63reated_unix_ms\x18\x08 \x01(\x03\x12\'\n\x05state\x18\t \x01(\x0e\x32\x18.attune.v1.Receipt.State\x12\x15\n\rsuperseded_by\x18\n \x01(\t\x12\'\n\x08\x64\x61tasets\x18\x0b \x03(\x0b\x32\x15.attune.v1.DatasetUse\x12&\n\x08policies\x18\x0c \x03(\x0b\x32\x14.attune.v1.PolicyUse\x12$\n\x08left_out\x18\r \x03(\x0b\x32\x12.attune.v1.LeftOut\x12\x1e\n\x05notes\x18\x0e \x03(\x0b\x32\x0f.attune.v1.Note\"\x85\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10STATE_NOT_STORED\x10\x01\x12\x10\n\x0cSTATE_COUNTS\x10\x02\x12\x14\n\x10STATE_SUPERSEDED\x10\x03\x12\x13\n\x0fSTATE_RETRACTED\x10\x04\x12\x12\n\x0eSTATE_REPEATED\x10\x05\"X\n\nDatasetUse\x12\x12\n\ndataset_id\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\x12\r\n\x05split\x18\x03 \x01(\t\x12\x17\n\x0f\x63reated_unix_ms\x18\x04 \x01(\x03\"f\n\tPolicyUse\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\r\n\x05split\x18\x02 \x01(\t\x12\x13\n\x06passed\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x17\n\x0f\x63reated_unix_ms\x18\x04 \x01(\x03\x42\t\n\x07_passed\";\n\x07LeftOut\x12\x0e\n\x06recipe\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08sentence\x18\x03 \x01(\t\"&\n\x04Note\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x10\n\x08sentence\x18\x02 \x01(\t\"r\n\x14\x45xportRecordsRequest\x12\x0f\n\x07persona\x18\x01 \x01(\t\x12\x15\n\rsince_unix_ms\x18\x02 \x01(\x03\x12\x18\n\x10without_feedback\x18\x03 \x01(\x08\x12\x18\n\x10not_for_training\x18\x04 \x01(\x08\"\xa2\x01\n\x15\x45xportRecordsResponse\x12\'\n\x05start\x18\x01 \x01(\x0b\x32\x16.attune.v1.ExportStartH\x00\x12+\n\x06record\x18\x02 \x01(\x0b\x32\x19.attune.v1.ExportedRecordH\x00\x12+\n\x07summary\x18\x03 \x01(\x0b\x32\x18.attune.v1.ExportSummaryH\x00\x42\x06\n\x04part\"\x1e\n\x0b\x45xportStart\x12\x0f\n\x07records\x18\x01 \x01(\x04\"\xf7\x03\n\x0e\x45xportedRecord\x12\x11\n\timport_id\x18\x01 \x01(\t\x12\x0f\n\x07persona\x18\x02 \x01(\t\x12$\n\x08messages\x18\x03 \x03(\x0b\x32\x12.attune.v1.Message\x12\x1e\n\x05tools\x18\x04 \x03(\x0b\x32\x0f.attune.v1.Tool\x12#\n\x07\x61nswers\x18\x05 \x03(\x0b\x32\x12.attune.v1.Message\x12!\n\x06source\x18\x06 \x01(\x0e\x32\x11.attune.v1.Source\x12\x17\n\x0f\x63onversation_id\x18\x07 \x01(\t\x12\x10\n\x08\x65nd_user\x18\x08 \x01(\t\x12#\n\x07\x63onsent\x18\t \x01(\x0b\x32\x12.attune.v1.Consent\x12\x39\n\x08metadata\x18\n \x03(\x0b\x32\'.attune.v1.ExportedRecord.MetadataEntry\x12\x17\n\x0f\x63reated_unix_ms\x18\x0b \x01(\x03\x12/\n\x0e\x66inish_reasons\x18\x0c \x03(\x0e\x32\x17.attune.v1.FinishReason\x12-\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\r \x03(\x0b\x32\x1b.attune.v1.ExportedFeedback\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x89\x04\n\x10\x45xportedFeedback\x12\x0f\n\x07\x61nswers\x18\x01 \x03(\r\x12\r\n\x05ranks\x18\x02 \x03(\r\x12\x10\n\x08\x65nd_user\x18\x03 \x01(\t\x12!\n\x06\x61uthor\x18\x04 \x01(\x0e\x32\x11.attune.v1.Author\x12\x0f\n\x07\x63omment\x18\x05 \x01(\t\x12\x0c\n\x04tags\x18\x06 \x03(\t\x12\x19\n\x11guideline_version\x18\x07 \x01(\t\x12\x17\n\npropensity\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\x0f\x63reated_unix_ms\x18\t \x01(\x03\x12!\n\x05thumb\x18\x10 \x01(\x0e\x32\x10.attune.v1.ThumbH\x00\x12\x10\n\x06rating\x18\x11 \x01(\rH\x00\x12\x11\n\x07ranking\x18\x12 \x01(\x08H\x00\x12+\n\ncorrection\x18\x13 \x01(\x0b\x32\x15.attune.v1.CorrectionH\x00\x12+\n\nannotation\x18\x14 \x01(\x0b\x32\x15.attune.v1.AnnotationH\x00\x12%\n\x07outcome\x18\x15 \x01(\x0b\x32\x12.attune.v1.OutcomeH\x00\x12-\n\x08implicit\x18\x16 \x01(\x0e\x32\x19.attune.v1.ImplicitSignalH\x00\x12#\n\x06remark\x18\x17 \x01(\x0b\x32\x11.attune.v1.RemarkH\x00\x42\x08\n\x06signalB\r\n\x0b_propensity\"\xac\x01\n\rExportSummary\x12\x0f\n\x07records\x18\x01 \x01(\x04\x12\x0f\n\x07\x61nswers\x18\x02 \x01(\x04\x12\x10\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x03 \x01(\x04\x12\x37\n\x08left_out\x18\x04 \x03(\x0b\x32%.attune.v1.ExportSummary.LeftOutEntry\x1a.\n\x0cLeftOutEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x32^\n\x0eReceiptService\x12L\n\x0bGetReceipts\x12\x1d.attune.v1.GetReceiptsRequest\x1a\x1e.attune.v1.GetReceiptsResponse2e\n\rExportService\x12T\n\rExportRecords\x12\x1f.attune.v1.ExportRecordsRequest\x1a .attune.v1.ExportRecordsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'attune.v1.dataset_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETRECEIPTSREQUEST']._serialized_start=39
-  _globals['_GETRECEIPTSREQUEST']._serialized_end=172
-  _globals['_GETRECEIPTSRESPONSE']._serialized_start=174
-  _globals['_GETRECEIPTSRESPONSE']._serialized_end=277
-  _globals['_RESPONSESTATE']._serialized_start=279
-  _globals['_RESPONSESTATE']._serialized_end=399
-  _globals['_RECEIPT']._serialized_start=402
-  _globals['_RECEIPT']._serialized_end=928
-  _globals['_RECEIPT_STATE']._serialized_start=795
-  _globals['_RECEIPT_STATE']._serialized_end=928
-  _globals['_DATASETUSE']._serialized_start=930
-  _globals['_DATASETUSE']._serialized_end=1018
-  _globals['_POLICYUSE']._serialized_start=1020
-  _globals['_POLICYUSE']._serialized_end=1122
-  _globals['_LEFTOUT']._serialized_start=1124
-  _globals['_LEFTOUT']._serialized_end=1183
-  _globals['_NOTE']._serialized_start=1185
-  _globals['_NOTE']._serialized_end=1223
-  _globals['_RECEIPTSERVICE']._serialized_start=1225
-  _globals['_RECEIPTSERVICE']._serialized_end=1319
+  _globals['_EXPORTEDRECORD_METADATAENTRY']._loaded_options = None
+  _globals['_EXPORTEDRECORD_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_EXPORTSUMMARY_LEFTOUTENTRY']._loaded_options = None
+  _globals['_EXPORTSUMMARY_LEFTOUTENTRY']._serialized_options = b'8\001'
+  _globals['_GETRECEIPTSREQUEST']._serialized_start=62
+  _globals['_GETRECEIPTSREQUEST']._serialized_end=195
+  _globals['_GETRECEIPTSRESPONSE']._serialized_start=197
+  _globals['_GETRECEIPTSRESPONSE']._serialized_end=300
+  _globals['_RESPONSESTATE']._serialized_start=302
+  _globals['_RESPONSESTATE']._serialized_end=422
+  _globals['_RECEIPT']._serialized_start=425
+  _globals['_RECEIPT']._serialized_end=951
+  _globals['_RECEIPT_STATE']._serialized_start=818
+  _globals['_RECEIPT_STATE']._serialized_end=951
+  _globals['_DATASETUSE']._serialized_start=953
+  _globals['_DATASETUSE']._serialized_end=1041
+  _globals['_POLICYUSE']._serialized_start=1043
+  _globals['_POLICYUSE']._serialized_end=1145
+  _globals['_LEFTOUT']._serialized_start=1147
+  _globals['_LEFTOUT']._serialized_end=1206
+  _globals['_NOTE']._serialized_start=1208
+  _globals['_NOTE']._serialized_end=1246
+  _globals['_EXPORTRECORDSREQUEST']._serialized_start=1248
+  _globals['_EXPORTRECORDSREQUEST']._serialized_end=1362
+  _globals['_EXPORTRECORDSRESPONSE']._serialized_start=1365
+  _globals['_EXPORTRECORDSRESPONSE']._serialized_end=1527
+  _globals['_EXPORTSTART']._serialized_start=1529
+  _globals['_EXPORTSTART']._serialized_end=1559
+  _globals['_EXPORTEDRECORD']._serialized_start=1562
+  _globals['_EXPORTEDRECORD']._serialized_end=2065
+  _globals['_EXPORTEDRECORD_METADATAENTRY']._serialized_start=2018
+  _globals['_EXPORTEDRECORD_METADATAENTRY']._serialized_end=2065
+  _globals['_EXPORTEDFEEDBACK']._serialized_start=2068
+  _globals['_EXPORTEDFEEDBACK']._serialized_end=2589
+  _globals['_EXPORTSUMMARY']._serialized_start=2592
+  _globals['_EXPORTSUMMARY']._serialized_end=2764
+  _globals['_EXPORTSUMMARY_LEFTOUTENTRY']._serialized_start=2718
+  _globals['_EXPORTSUMMARY_LEFTOUTENTRY']._serialized_end=2764
+  _globals['_RECEIPTSERVICE']._serialized_start=2766
+  _globals['_RECEIPTSERVICE']._serialized_end=2860
+  _globals['_EXPORTSERVICE']._serialized_start=2862
+  _globals['_EXPORTSERVICE']._serialized_end=2963
 # @@protoc_insertion_point(module_scope)

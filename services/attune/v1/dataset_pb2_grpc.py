@@ -97,3 +97,77 @@ class ReceiptService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class ExportServiceStub:
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ExportRecords = channel.unary_stream(
+                '/attune.v1.ExportService/ExportRecords',
+                request_serializer=attune_dot_v1_dot_dataset__pb2.ExportRecordsRequest.SerializeToString,
+                response_deserializer=attune_dot_v1_dot_dataset__pb2.ExportRecordsResponse.FromString,
+                _registered_method=True)
+
+
+class ExportServiceServicer:
+    """Missing associated documentation comment in .proto file."""
+
+    def ExportRecords(self, request, context):
+        """Requests with their answers and what was said of them, as the lake has them, the oldest first; the last message is
+        the summary. Nothing of another tenant, and nothing whose storing was denied.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ExportServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ExportRecords': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportRecords,
+                    request_deserializer=attune_dot_v1_dot_dataset__pb2.ExportRecordsRequest.FromString,
+                    response_serializer=attune_dot_v1_dot_dataset__pb2.ExportRecordsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'attune.v1.ExportService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('attune.v1.ExportService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class ExportService:
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def ExportRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/attune.v1.ExportService/ExportRecords',
+            attune_dot_v1_dot_dataset__pb2.ExportRecordsRequest.SerializeToString,
+            attune_dot_v1_dot_dataset__pb2.ExportRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
