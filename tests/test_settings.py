@@ -1,8 +1,11 @@
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from attune.settings import Settings, SettingsError, load_settings
+from attune.aggregator.build import BuildRules
+from attune.aggregator.recipe import recipe_names
+from attune.settings import RecipeName, Settings, SettingsError, load_settings
 
 SECRET = "s3cret"
 
@@ -155,3 +158,26 @@ def test_every_setting_says_what_it_means() -> None:
 )
 def test_half_of_tls_is_refused(name: str, complaint: str) -> None:
     assert refused(None, {f"ATTUNE_{name}": "file.pem"}) == f"environment variable ATTUNE_{name}: {complaint}"
+
+
+def test_every_recipe_can_be_chosen_and_no_other() -> None:
+    assert get_args(RecipeName) == recipe_names()
+    settings = load_settings(None, {"ATTUNE_AGGREGATOR__RECIPES": '["thumbs", "pairs"]'})
+    assert settings.aggregator.recipes == ("thumbs", "pairs")
+    assert "aggregator.recipes" in refused(None, {"ATTUNE_AGGREGATOR__RECIPES": '["thumb"]'})
+
+
+def test_weights_of_rewards_are_kept_within_one(file: Path) -> None:
+    file.write_text('[aggregator.rewards]\nimplicit = {copied = 0.1}\noutcomes = {solved = -1, "Not a name" = 0.5}\n')
+    assert "outcomes" in refused(file, {})
+    file.write_text("[aggregator.rewards]\noutcomes = {solved = 1.5}\n")
+    assert "less than or equal to 1" in refused(file, {})
+    file.write_text("[aggregator.rewards]\nimplicit = {copied = 0.1}\noutcomes = {solved = -1}\n")
+    rules = BuildRules.from_settings(load_settings(file, {}).aggregator)
+    assert rules.arguments["rewards"] == {"implicit.copied": 0.1, "outcome.solved": -1}
+
+
+def test_a_persona_may_have_recipes_of_its_own(file: Path) -> None:
+    file.write_text('[aggregator]\nrecipes = ["prompts"]\npersona_recipes = {tutor = ["thumbs", "pairs"]}\n')
+    rules = BuildRules.from_settings(load_settings(file, {}).aggregator)
+    assert (rules.recipes_of("concierge"), rules.recipes_of("tutor")) == (("prompts",), ("thumbs", "pairs"))

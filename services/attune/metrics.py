@@ -62,9 +62,11 @@ LAKE_OFFSET_ALARMS = Counter(
     "attune_lake_offset_alarms_total", "Times a stored offset lay outside the log's range.", ["topic"]
 )
 DEAD_LETTERS = Counter("attune_dead_letters_total", "Records that could not be read, set aside.", ["topic"])
-DATASETS_BUILT = Counter("attune_datasets_built_total", "Datasets built.", ["persona"])
-DATASET_EXAMPLES = Gauge("attune_dataset_examples", "Examples in the newest dataset.", ["persona", "split", "label"])
-NEW_FEEDBACK = Gauge("attune_new_feedback", "Feedback that came since the newest dataset.", ["persona"])
+DATASETS_BUILT = Counter("attune_datasets_built_total", "Datasets built.", ["persona", "recipe"])
+DATASET_EXAMPLES = Gauge(
+    "attune_dataset_examples", "Examples in the newest dataset.", ["persona", "recipe", "split", "label"]
+)
+NEW_FEEDBACK = Gauge("attune_new_feedback", "Feedback that came since the newest dataset.", ["persona", "recipe"])
 
 # trainer
 TRAINING_STATE = Gauge(

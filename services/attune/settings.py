@@ -7,7 +7,7 @@ start, with the file or variable, the key and the reason; values are never print
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
@@ -202,6 +202,21 @@ class ShipperSettings(_Section):
     batch_records: int = Field(1000, ge=1, le=100_000, description="Most records on their way at once.")
 
 
+RecipeName = Literal["demonstrations", "pairs", "prompts", "recovery", "rewards", "thumbs"]
+_Weight = Annotated[float, Field(ge=-1, le=1)]
+
+
+class RewardSettings(_Section):
+    """What signals are worth to the recipe `rewards`: -1 to 1."""
+
+    implicit: dict[Literal["abandoned", "copied", "edited", "regenerated"], _Weight] = Field(
+        {"copied": 0.5, "edited": -0.25, "regenerated": -0.5, "abandoned": -0.25}, description="By what a person did."
+    )
+    outcomes: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]{1,64}$")], _Weight] = Field(
+        {}, description="By the outcome's name: a true one counts so much, a false one as much the other way."
+    )
+
+
 class AggregatorSettings(_Section):
     """Event log to lake to datasets."""
 
@@ -210,9 +225,20 @@ class AggregatorSettings(_Section):
     metrics_port: int = Field(9102, ge=0, le=65535, description="Prometheus page; 0 takes a free port.")
     poll_seconds: float = Field(0.5, gt=0, le=3600, description="Pause when the event log has nothing new.")
     batch_records: int = Field(2000, ge=1, le=1_000_000, description="Most records in one commit.")
-    build_feedback: int = Field(1000, ge=1, description="New thumbs of a persona that start a dataset.")
+    build_feedback: int = Field(1000, ge=1, description="New signals of a persona that start a dataset.")
     window_days: float = Field(30, gt=0, le=3650, description="How far back a dataset reaches.")
     heldout_share: float = Field(0.2, gt=0, lt=1, description="Share of end users whose feedback is never trained on.")
+    recipes: tuple[RecipeName, ...] = Field(
+        ("thumbs",), description="Which datasets are built of each persona; the trainer learns from thumbs."
+    )
+    persona_recipes: dict[str, tuple[RecipeName, ...]] = Field(
+        {}, description="Which instead for a persona, by its name."
+    )
+    build_memory_mib: int = Field(
+        1024, ge=256, le=1 << 20, description="Memory for building a dataset, MiB; what does not fit goes to disk."
+    )
+    build_threads: int = Field(2, ge=1, le=1024, description="Threads for building a dataset.")
+    rewards: RewardSettings = RewardSettings()
 
 
 class KtoSettings(_Section):

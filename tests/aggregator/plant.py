@@ -1,12 +1,13 @@
 """An event log and a lake in one folder, as the aggregator meets them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from google.protobuf.message import Message
 
 from attune.aggregator.build import BuildRules, build_dataset
 from attune.aggregator.ingest import Ingest
+from attune.aggregator.recipe import load_recipe
 from attune.eventlog import FEEDBACK, RESPONSES, SqliteLog
 from attune.lake.audit import count_ids
 from attune.lake.dataset import Dataset
@@ -50,7 +51,14 @@ class Plant:
         """The event ids in a table, as ingested, repeated ones repeated."""
         return sorted(count_ids(self.folder / "lake", table, "event_id").elements())
 
-    def build(self, persona: str = "concierge", heldout_share: float = 0.2, window_days: float = 30) -> Dataset:
+    def build(
+        self,
+        persona: str = "concierge",
+        heldout_share: float = 0.2,
+        window_days: float = 30,
+        recipe: str = "thumbs",
+        arguments: Mapping[str, float] = {},
+    ) -> Dataset:
         self.lake.reload()
         with open_snapshot(self.lake) as snapshot:
             return build_dataset(
@@ -58,7 +66,8 @@ class Plant:
                 self.folder / "datasets",
                 tenant="default",
                 persona=persona,
-                rules=BuildRules(1, window_days, heldout_share),
+                recipe=load_recipe(recipe),
+                rules=BuildRules(1, window_days, heldout_share, arguments={recipe: arguments}),
                 split_key=SPLIT_KEY,
                 now_unix_ms=NOW_UNIX_MS,
             )

@@ -26,7 +26,7 @@ def build_if_due(
     builder = builder or Builder(plant.folder / "datasets", BuildRules(build_feedback, 30, 0.2), SPLIT_KEY)
     with open_snapshot(plant.lake) as snapshot:
         build_if_due.clock += 1  # type: ignore[attr-defined]
-        return builder.build_if_due(snapshot, "default", persona, NOW_UNIX_MS + build_if_due.clock)  # type: ignore[attr-defined]
+        return builder.build_if_due(snapshot, "default", persona, "thumbs", NOW_UNIX_MS + build_if_due.clock)  # type: ignore[attr-defined]
 
 
 build_if_due.clock = 0  # type: ignore[attr-defined]

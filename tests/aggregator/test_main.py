@@ -64,7 +64,7 @@ def test_it_waits_for_the_log_ingests_builds_once_and_stops_in_order(tmp_path: P
         text = metrics_page(port)
         assert 'attune_lake_lag_records{topic="attune.feedback"} 0.0' in text
         assert 'attune_dead_letters_total{topic="attune.feedback"} 1.0' in text
-        eventually(lambda: 'attune_new_feedback{persona="concierge"} 5.0' in metrics_page(port), 30)
+        eventually(lambda: 'attune_new_feedback{persona="concierge",recipe="thumbs"} 5.0' in metrics_page(port), 30)
         eventually(lambda: datasets_of(tmp_path, endpoints["grpc"], "feedback-3") == ["thumbs"], 30)
         process.kill()
         process.wait()

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import random
 import subprocess
@@ -9,37 +10,47 @@ import pyarrow as pa
 import pytest
 
 from attune.errors import DataLoss, NotFound
-from attune.lake.dataset import ROW_SCHEMA, Dataset, Definition, Recipe, list_datasets, open_dataset, write_dataset
+from attune.lake.dataset import Dataset, Definition, Recipe, list_datasets, open_dataset, write_dataset
+from attune.lake.tables import MESSAGES
 
 RECIPE = Recipe("thumbs", "SELECT 1")
+ROWS = pa.schema(
+    [
+        ("example_id", pa.string()),
+        ("feedback_ids", pa.list_(pa.string())),
+        ("response_id", pa.string()),
+        ("turn", pa.int64()),
+        ("messages", MESSAGES),
+        ("prompt_token_ids", pa.list_(pa.int64())),
+        ("output_token_ids", pa.list_(pa.int64())),
+        ("output_logprobs", pa.list_(pa.float32())),
+        ("label", pa.string()),
+        ("certain", pa.bool_()),
+        ("weight", pa.float64()),
+        ("split", pa.string()),
+    ]
+)
 
 
 def row(number: int) -> dict[str, Any]:
     return {
+        "example_id": hashlib.sha256(str(number).encode()).hexdigest()[:32],
         "feedback_ids": [f"feedback-{number}"],
         "response_id": f"r-{number:03d}",
-        "persona": "concierge",
-        "persona_version": "v1",
-        "policy_id": "base",
-        "conversation_id": "c",
-        "end_user": f"user-{number}",
-        "turn": 1,
+        "turn": number,
         "messages": [{"role": "user", "content": f"Grüße {number}"}] * (number % 3),
         "prompt_token_ids": list(range(number)),
         "output_token_ids": [4_000_000_000, number],
         "output_logprobs": [-0.1 * number, -1.0],
-        "text": f"text {number}",
-        "liked": number % 2 == 0,
-        "weight": 1.0,
+        "label": "disliked" if number % 2 else "liked",
+        "certain": number % 2 == 0,
+        "weight": 1.0 * number,
         "split": "heldout" if number % 5 == 0 else "train",
-        "base_model_hash": "b",
-        "chat_template_hash": "c",
-        "created_unix_ms": number,
     }
 
 
 def table(numbers: list[int]) -> pa.Table:
-    return pa.Table.from_pylist([row(number) for number in numbers], schema=ROW_SCHEMA)
+    return pa.Table.from_pylist([row(number) for number in numbers], schema=ROWS)
 
 
 def write(folder: Path, rows: pa.Table, created_unix_ms: int = 1, **definition: Any) -> Dataset:
@@ -52,7 +63,7 @@ def write(folder: Path, rows: pa.Table, created_unix_ms: int = 1, **definition: 
     }
     return write_dataset(
         folder,
-        rows,
+        rows.to_reader(),
         Definition(**(about | definition)),
         left_out={"retracted": 2},
         table_versions={"responses": 3},
@@ -65,7 +76,9 @@ def test_what_was_written_comes_back(tmp_path: Path) -> None:
     written = write(tmp_path, table(list(range(20))))
     opened = open_dataset(tmp_path / written.manifest.dataset_id)
     assert opened == written
-    assert opened.table().to_pylist() == table(list(range(20))).to_pylist()
+    assert opened.table().to_pylist() == table(list(range(20))).sort_by("example_id").to_pylist()
+    assert opened.table().schema == ROWS
+    assert opened.rebuilt_id() == opened.manifest.dataset_id
     assert opened.manifest.counts == {
         "train": {"liked": 8, "disliked": 8},
         "heldout": {"liked": 2, "disliked": 2},
@@ -85,23 +98,25 @@ def test_the_order_and_slicing_of_rows_do_not_change_the_id(tmp_path: Path) -> N
 def test_any_change_of_content_recipe_settings_or_seed_changes_the_id(tmp_path: Path) -> None:
     numbers = list(range(6))
     ids = {write(tmp_path, table(numbers)).manifest.dataset_id}
-    for name in ROW_SCHEMA.names:
+    for name in ROWS.names:
         changed = [row(number) for number in numbers]
         changed[4][name] = row(5)[name] if row(5)[name] != row(4)[name] else type(row(4)[name])()
-        ids.add(write(tmp_path, pa.Table.from_pylist(changed, schema=ROW_SCHEMA)).manifest.dataset_id)
+        if name == "example_id":
+            changed[4][name] = row(99)[name]
+        ids.add(write(tmp_path, pa.Table.from_pylist(changed, schema=ROWS)).manifest.dataset_id)
     ids.add(write(tmp_path, table(numbers), recipe=Recipe("thumbs", "SELECT 2")).manifest.dataset_id)
     ids.add(write(tmp_path, table(numbers), settings={"share": 0.3}).manifest.dataset_id)
     ids.add(write(tmp_path, table(numbers), seed=1).manifest.dataset_id)
     ids.add(write(tmp_path, table(numbers), persona="tutor").manifest.dataset_id)
     ids.add(write(tmp_path, table(numbers), tenant="other").manifest.dataset_id)
-    assert len(ids) == 1 + len(ROW_SCHEMA.names) + 5
+    assert len(ids) == 1 + len(ROWS.names) + 5
 
 
 def test_moving_a_token_from_one_row_to_the_next_changes_the_id(tmp_path: Path) -> None:
     one, other = [row(1), row(2)], [row(1), row(2)]
     one[0]["prompt_token_ids"], one[1]["prompt_token_ids"] = [1, 2], [3]
     other[0]["prompt_token_ids"], other[1]["prompt_token_ids"] = [1], [2, 3]
-    ids = {write(tmp_path, pa.Table.from_pylist(rows, schema=ROW_SCHEMA)).manifest.dataset_id for rows in (one, other)}
+    ids = {write(tmp_path, pa.Table.from_pylist(rows, schema=ROWS)).manifest.dataset_id for rows in (one, other)}
     assert len(ids) == 2
 
 
@@ -192,7 +207,7 @@ def test_a_full_disk_leaves_nothing_half_written(small_disk: Path) -> None:
     noise = random.Random(1)
     noisy = [row(number) | {"text": noise.randbytes(2000).hex()} for number in range(50)]
     with pytest.raises(OSError, match="No space left"):
-        write(small_disk, pa.Table.from_pylist(noisy, schema=ROW_SCHEMA))
+        write(small_disk, pa.Table.from_pylist(noisy, schema=ROWS))
     assert list(small_disk.iterdir()) == []
     assert open_dataset(write(small_disk, rows).folder).table().num_rows == 1
 

@@ -1,5 +1,6 @@
 """A model that trains in a second, and feedback on it from which something can be learnt."""
 
+import hashlib
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from attune.lake.dataset import ROW_SCHEMA, Dataset, Definition, Recipe, write_dataset
+from attune.lake.dataset import Dataset, Definition, Recipe, write_dataset
 from attune.trainer.examples import Example
 
 TOKENS = 258
@@ -76,6 +77,7 @@ def dataset_of(
     """The examples as the aggregator would write them, every fourth user held out."""
     rows = [
         {
+            "example_id": hashlib.sha256(f"{example.created_unix_ms}/{number}".encode()).hexdigest()[:32],
             "response_id": f"r-{example.created_unix_ms:09d}",
             "persona": persona,
             "persona_version": "1",
@@ -83,23 +85,20 @@ def dataset_of(
             "conversation_id": "c",
             "end_user": example.end_user,
             "turn": 1,
-            "messages": [],
             "prompt_token_ids": example.prompt_token_ids,
             "output_token_ids": example.output_token_ids,
-            "output_logprobs": [],
-            "text": "",
-            "liked": example.liked,
+            "label": "liked" if example.liked else "disliked",
             "weight": 1.0,
             "split": "heldout" if int(example.end_user[1:]) % 4 == 0 else "train",
             "base_model_hash": base_model_hash,
             "chat_template_hash": "t",
             "created_unix_ms": example.created_unix_ms,
         }
-        for example in examples
+        for number, example in enumerate(examples)
     ]
     return write_dataset(
         folder,
-        pa.Table.from_pylist(rows, schema=ROW_SCHEMA),
+        pa.Table.from_pylist(rows).to_reader(),
         Definition("default", persona, Recipe("thumbs", "select"), {}, 0),
         left_out={},
         table_versions={},

@@ -81,9 +81,9 @@ class Aggregator:
         may_be_due = rows - self._counted_rows >= self._builder.least_missing()
         if rows == self._counted_rows or not (may_be_due or time.monotonic() >= self._next_count):
             return
-        with open_snapshot(self._lake) as snapshot:
+        with open_snapshot(self._lake, self._builder.rules.threads, self._builder.rules.memory_mib) as snapshot:
             for persona in self._personas:
-                self._builder.build_if_due(snapshot, persona.tenant, persona.name, int(time.time() * 1000))
+                self._builder.build_due(snapshot, persona.tenant, persona.name, int(time.time() * 1000))
         self._counted_rows = rows
         self._next_count = time.monotonic() + _COUNT_SECONDS
 
@@ -170,7 +170,7 @@ def aggregate(settings: Settings, personas: Iterable[Persona], keys: Keys, stopp
     lake = Lake(settings.data / "lake")
     builder = Builder(
         settings.data / "datasets",
-        BuildRules(rules.build_feedback, rules.window_days, rules.heldout_share),
+        BuildRules.from_settings(rules),
         keys.split,
     )
     log = open_log(settings, stopping)

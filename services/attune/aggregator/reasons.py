@@ -3,7 +3,8 @@
 import functools
 import re
 
-from attune.aggregator.build import load_recipe
+from attune.aggregator.recipe import load_recipe
+from attune.errors import InvalidInput
 
 _REASON = re.compile(r"^-- {5}([a-z_]+) {2,}(\S.*)$", re.MULTILINE)
 
@@ -18,5 +19,5 @@ def reasons(recipe: str) -> dict[str, str]:
     """Every reason that the recipe's header names."""
     try:
         return dict(_REASON.findall(load_recipe(recipe).text))
-    except FileNotFoundError:
+    except InvalidInput:
         return {}

@@ -1,5 +1,6 @@
 """Which examples are held out: whose feedback is never trained on is decided by a keyed hash, for ever."""
 
+import functools
 import hmac
 from collections.abc import Iterable
 
@@ -17,6 +18,7 @@ def split_of(key: bytes, tenant: str, end_users: Iterable[str], conversation_id:
     return HELDOUT if any(_share(key, name) < heldout_share for name in names) else TRAIN
 
 
+@functools.lru_cache(maxsize=1 << 17)
 def _share(key: bytes, name: str) -> float:
     """A number in [0, 1) from HMAC-SHA256: the first 53 bits, which a float holds exactly."""
     return (int.from_bytes(hmac.digest(key, name.encode(), "sha256")[:8], "big") >> 11) / (1 << 53)

@@ -1,6 +1,6 @@
 """Datasets: immutable, named by their content.
 
-    datasets/<dataset_id>/part-00000.parquet ...    rows of ROW_SCHEMA, sorted by response and who
+    datasets/<dataset_id>/part-00000.parquet ...    rows, sorted by example_id; which columns, the recipe says
     datasets/<dataset_id>/manifest.json             written last; a folder without it is no dataset
 
 A dataset is built in a folder of its own and renamed when it is whole, so what is listed is complete. The id is a hash
@@ -16,50 +16,26 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from attune.errors import DataLoss, NotFound
+from attune.errors import DataLoss, FailedPrecondition, NotFound
+from attune.lake.canonical import RowsHash, canonical_schema
 from attune.lake.durable import sync
-from attune.lake.tables import MESSAGES
+from attune.lake.sorting import sorted_rows
 
 logger = logging.getLogger(__name__)
 
-ROW_SCHEMA = pa.schema(
-    [
-        ("feedback_ids", pa.list_(pa.string())),
-        ("response_id", pa.string()),
-        ("persona", pa.string()),
-        ("persona_version", pa.string()),
-        ("policy_id", pa.string()),
-        ("conversation_id", pa.string()),
-        ("end_user", pa.string()),
-        ("turn", pa.int64()),
-        ("messages", MESSAGES),
-        ("prompt_token_ids", pa.list_(pa.uint32())),
-        ("output_token_ids", pa.list_(pa.uint32())),
-        ("output_logprobs", pa.list_(pa.float32())),
-        ("text", pa.string()),
-        ("liked", pa.bool_()),
-        ("weight", pa.float64()),
-        ("split", pa.string()),
-        ("base_model_hash", pa.string()),
-        ("chat_template_hash", pa.string()),
-        ("created_unix_ms", pa.int64()),
-    ]
-)
-"""What a learner gets. `feedback_ids` are the events of feedback that made the row an example; `end_user` is who gave
-it; `split` is "train" or "heldout"."""
-
-_SORTED_BY = [("response_id", "ascending"), ("end_user", "ascending")]
 _MANIFEST = "manifest.json"
-_ROWS_PER_FILE = 50_000
+_KEY = "example_id"
+_CHUNK_ROWS = 10_000  # a part of what the id is a hash of
+_CHUNKS_PER_FILE = 5
 _ABANDONED_SECONDS = 3600
 
 
@@ -96,7 +72,7 @@ class DatasetFile:
 class Manifest:
     """All that is known of a dataset.
 
-    `counts` has `train` and `heldout` by label (`liked`, `disliked`), and `left_out` by reason. `feedback_positions` is
+    `counts` has `train` and `heldout` by label, and `left_out` by reason. `feedback_positions` is
     the next offset of each `<log id>/<partition>` of feedback that was in the lake: what stands there or later is new.
     Table versions and positions are for the record and no part of the id.
     """
@@ -121,17 +97,29 @@ class Dataset:
     manifest: Manifest
     folder: Path
 
-    def table(self) -> pa.Table:
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows; raises DataLoss when a file is not what the manifest says."""
-        parts = [
-            pq.read_table(io.BytesIO(_read_checked(self.folder / file.name, file))) for file in self.manifest.files
-        ]
-        return pa.concat_tables(parts).cast(ROW_SCHEMA) if parts else ROW_SCHEMA.empty_table()
+        return pa.concat_tables([self._read(file, columns) for file in self.manifest.files])
+
+    def files(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The rows, file by file; raises as `table` does."""
+        return (self._read(file, columns) for file in self.manifest.files)
+
+    def _read(self, file: DatasetFile, columns: Sequence[str] | None) -> pa.Table:
+        return pq.read_table(io.BytesIO(_read_checked(self.folder / file.name, file)), columns=columns)
+
+    def rebuilt_id(self) -> str:
+        """The id that the rows as they are have; raises as `table` does."""
+        rows = _definition_hash(self.manifest)
+        for table in self.files():
+            for chunk in _chunks(table):
+                rows.update(chunk)
+        return f"d-{rows.hexdigest()[:32]}"
 
 
 def write_dataset(
     folder: Path,
-    rows: pa.Table,
+    rows: pa.RecordBatchReader,
     definition: Definition,
     *,
     left_out: Mapping[str, int],
@@ -139,35 +127,91 @@ def write_dataset(
     feedback_positions: Mapping[str, int],
     created_unix_ms: int,
 ) -> Dataset:
-    """Writes rows of ROW_SCHEMA, durably, under `<folder>/<dataset_id>`; the same inputs give what is already there.
+    """Writes rows, durably, under `<folder>/<dataset_id>`; the same inputs give what is already there.
 
-    A crash leaves either the whole dataset or none. Raises OSError when the disk is full; nothing is left then.
+    Rows come in any order, with at least example_id (hexadecimal digests, each once), label and split; no more of them
+    than a small part is in memory at a time. `left_out` is read after the last row. A crash leaves either the whole
+    dataset or none. Raises OSError when the disk is full; nothing is left then.
     """
-    rows = rows.cast(ROW_SCHEMA).sort_by(_SORTED_BY).combine_chunks()
-    dataset_id = _dataset_id(rows, definition)
     folder.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(folder)
-    draft = folder / f".building-{dataset_id}-{secrets.token_hex(4)}"
+    draft = folder / f".building-{secrets.token_hex(8)}"
     draft.mkdir()
     try:
+        schema = canonical_schema(rows.schema)
+        canonical = pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in rows))
+        writer = _Writer(draft, schema, _definition_hash(definition))
+        for chunk in sorted_rows(canonical, _KEY, _CHUNK_ROWS, draft / "sorting"):
+            writer.write(chunk)
         manifest = Manifest(
-            dataset_id,
+            writer.finish(),
             definition.tenant,
             definition.persona,
             definition.recipe,
             definition.settings,
             definition.seed,
-            {**_counts(rows), "left_out": dict(sorted(left_out.items()))},
-            tuple(_write_files(draft, rows)),
+            {**writer.counts(), "left_out": dict(sorted(left_out.items()))},
+            tuple(writer.files),
             table_versions,
             feedback_positions,
             created_unix_ms,
         )
         _write_durably(draft / _MANIFEST, _seal(manifest))
         sync(draft)
-        return _put_in_place(draft, folder / dataset_id, manifest)
+        return _put_in_place(draft, folder / manifest.dataset_id, manifest)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+class _Writer:
+    """Chunks to files, counted and hashed on the way; there is at least one file, which then holds the schema."""
+
+    def __init__(self, folder: Path, schema: pa.Schema, rows: RowsHash) -> None:
+        self.files: list[DatasetFile] = []
+        self._folder = folder
+        self._schema = schema
+        self._rows = rows
+        self._counts: dict[str, Counter[str]] = {"train": Counter(), "heldout": Counter()}
+        self._chunks: list[pa.RecordBatch] = []
+        self._last = ""
+
+    def write(self, chunk: pa.RecordBatch) -> None:
+        keys = chunk.column(_KEY)
+        if keys[0].as_py() == self._last or pa.compute.count_distinct(keys).as_py() < chunk.num_rows:
+            raise FailedPrecondition("the recipe gives two rows the same example_id")
+        self._last = keys[-1].as_py()
+        self._rows.update(chunk)
+        pairs = Counter(zip(chunk.column("split").to_pylist(), chunk.column("label").to_pylist(), strict=True))
+        for (split, label), count in pairs.items():
+            self._counts[split][label] += count
+        self._chunks.append(chunk)
+        if len(self._chunks) == _CHUNKS_PER_FILE:
+            self._write_file()
+
+    def finish(self) -> str:
+        """Writes the rest, and says the dataset's id."""
+        if self._chunks or not self.files:
+            self._write_file()
+        return f"d-{self._rows.hexdigest()[:32]}"
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Both splits have every label that there is."""
+        labels = sorted({label for counted in self._counts.values() for label in counted})
+        return {split: {label: counted[label] for label in labels} for split, counted in self._counts.items()}
+
+    def _write_file(self) -> None:
+        path = self._folder / f"part-{len(self.files):05d}.parquet"
+        with path.open("xb") as file:
+            with pq.ParquetWriter(file, self._schema, compression="zstd") as parquet:
+                for chunk in self._chunks:
+                    parquet.write_batch(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        rows = sum(chunk.num_rows for chunk in self._chunks)
+        self.files.append(DatasetFile(path.name, sha256, rows, path.stat().st_size))
+        self._chunks = []
 
 
 def open_dataset(folder: Path) -> Dataset:
@@ -181,8 +225,10 @@ def open_dataset(folder: Path) -> Dataset:
     return Dataset(manifest, folder)
 
 
-def list_datasets(folder: Path, tenant: str, persona: str) -> list[Dataset]:
-    """The persona's datasets, the newest last, from their manifests alone; one with a damaged manifest is left out."""
+def list_datasets(
+    folder: Path, tenant: str | None = None, persona: str | None = None, recipe: str | None = None
+) -> list[Dataset]:
+    """Datasets, the newest last, from their manifests alone; one with a damaged manifest is left out."""
     datasets = []
     for manifest_file in folder.glob(f"d-*/{_MANIFEST}"):
         try:
@@ -190,64 +236,20 @@ def list_datasets(folder: Path, tenant: str, persona: str) -> list[Dataset]:
         except (DataLoss, NotFound) as error:
             logger.error("dataset left out", extra={"dataset_id": manifest_file.parent.name, "reason": error.message})
             continue
-        if (manifest.tenant, manifest.persona) == (tenant, persona):
+        asked = ((tenant, manifest.tenant), (persona, manifest.persona), (recipe, manifest.recipe.name))
+        if all(wanted in (None, found) for wanted, found in asked):
             datasets.append(Dataset(manifest, manifest_file.parent))
     return sorted(datasets, key=lambda dataset: (dataset.manifest.created_unix_ms, dataset.manifest.dataset_id))
 
 
-def _dataset_id(rows: pa.Table, definition: Definition) -> str:
-    digest = hashlib.sha256()
-    digest.update(json.dumps(asdict(definition), sort_keys=True).encode())
-    digest.update(rows.num_rows.to_bytes(8, "little"))
-    for name in rows.column_names:
-        digest.update(f"\0{name}\0".encode())
-        _digest_column(rows[name].combine_chunks(), digest)
-    return f"d-{digest.hexdigest()[:32]}"
+def _definition_hash(made_by: Definition | Manifest) -> RowsHash:
+    definition = Definition(made_by.tenant, made_by.persona, made_by.recipe, made_by.settings, made_by.seed)
+    return RowsHash(json.dumps(asdict(definition), sort_keys=True).encode(), _CHUNK_ROWS)
 
 
-def _digest_column(column: pa.Array, digest: "hashlib._Hash") -> None:
-    """Lengths and values, little-endian, one column after the other: the same for any slicing and any Arrow version.
-
-    Absent values are marked before the rest, which then holds a default in their place.
-    """
-    if isinstance(column, pa.ChunkedArray):
-        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=column.type)
-    kind = column.type
-    digest.update(column.is_null().to_numpy(zero_copy_only=False).tobytes())
-    if pa.types.is_list(kind):
-        lengths = column.value_lengths().fill_null(0)
-        digest.update(lengths.to_numpy(zero_copy_only=False).astype("<i8").tobytes())
-        _digest_column(column.flatten(), digest)
-    elif pa.types.is_struct(kind):
-        for part in column.flatten():
-            _digest_column(part, digest)
-    elif pa.types.is_string(kind):
-        encoded = [text.encode() for text in column.fill_null("").to_pylist()]
-        digest.update(np.array([len(text) for text in encoded], dtype="<i8").tobytes())
-        digest.update(b"".join(encoded))
-    else:
-        values = column.fill_null(False if pa.types.is_boolean(kind) else 0).to_numpy(zero_copy_only=False)
-        digest.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
-
-
-def _counts(rows: pa.Table) -> dict[str, dict[str, int]]:
-    counts = {split: {"liked": 0, "disliked": 0} for split in ("train", "heldout")}
-    for split, liked in zip(rows["split"].to_pylist(), rows["liked"].to_pylist(), strict=True):
-        counts[split]["liked" if liked else "disliked"] += 1
-    return counts
-
-
-def _write_files(draft: Path, rows: pa.Table) -> list[DatasetFile]:
-    files = []
-    for number, start in enumerate(range(0, rows.num_rows, _ROWS_PER_FILE)):
-        part = rows.slice(start, _ROWS_PER_FILE)
-        buffer = io.BytesIO()
-        pq.write_table(part, buffer, compression="zstd")
-        written = buffer.getvalue()
-        name = f"part-{number:05d}.parquet"
-        _write_durably(draft / name, written)
-        files.append(DatasetFile(name, hashlib.sha256(written).hexdigest(), part.num_rows, len(written)))
-    return files
+def _chunks(table: pa.Table) -> Iterator[pa.RecordBatch]:
+    for start in range(0, table.num_rows, _CHUNK_ROWS):
+        yield table.slice(start, _CHUNK_ROWS).combine_chunks().to_batches()[0]
 
 
 def _put_in_place(draft: Path, target: Path, manifest: Manifest) -> Dataset:

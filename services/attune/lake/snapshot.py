@@ -6,43 +6,54 @@ responses, feedback              what recipes read: of rows with one event_id th
 
 A request was sent again when tenant, client_request_id and prompt are the same within a day; answers that were aborted
 do not count as answers. What is left of the others is in responses_repeated.
+
+All SQL here and in recipes is DuckDB's; what Spark runs is made from it (lake/spark.py).
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import duckdb
 import pyarrow as pa
 from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
 
-from attune.errors import Unavailable
+from attune.errors import NotFound, Unavailable
+from attune.lake.delta import load_table
 from attune.lake.lake import Lake
-from attune.lake.tables import FEEDBACK, RESPONSES
+from attune.lake.tables import FEEDBACK, RESPONSES, SCHEMAS
 
-_FIRST_OF_EACH_ID = """
-CREATE TEMP VIEW {name}_first AS
-    SELECT r.* FROM {name}_rows AS r
-    LEFT JOIN (
-        SELECT event_id, min({position}) AS first FROM {name}_rows GROUP BY event_id HAVING count(*) > 1
-    ) AS repeated USING (event_id)
-    WHERE repeated.first IS NULL OR repeated.first = {position};
+# Hardly ever is there any, so who is looked at closely is found first, by hashes: they take little memory.
+VIEWS = """
+CREATE OR REPLACE TEMP VIEW {name}_doubled AS
+    SELECT log_id, log_partition, log_offset FROM (
+        SELECT
+            log_id, log_partition, log_offset,
+            row_number() OVER (PARTITION BY event_id ORDER BY log_id, log_partition, log_offset) AS place
+        FROM {name}_rows
+        WHERE hash(event_id) IN (SELECT hash(event_id) FROM {name}_rows GROUP BY hash(event_id) HAVING count(*) > 1)
+    )
+    WHERE place > 1;
 """
-# Hardly ever is there any, so who is looked at closely is found first.
-_ANSWERED_ONCE = """
-CREATE TEMP VIEW responses_repeated AS
+REPEATED = """
+CREATE OR REPLACE TEMP VIEW responses_repeated AS
     WITH twice AS (
-        SELECT tenant, client_request_id FROM responses_rows
+        SELECT hash(tenant, client_request_id) AS request FROM responses_rows
         WHERE client_request_id <> '' AND source = 'served'
-        GROUP BY tenant, client_request_id HAVING min(request_group) <> max(request_group)
+        GROUP BY hash(tenant, client_request_id)
+        HAVING min(hash(request_group)) <> max(hash(request_group))
     ),
     answered AS (
-        SELECT r.tenant, r.client_request_id, r.prompt_token_ids, r.request_group, min(r.created_unix_ms) AS made
-        FROM responses_rows AS r JOIN twice USING (tenant, client_request_id)
-        WHERE r.source = 'served'
-        GROUP BY r.tenant, r.client_request_id, r.prompt_token_ids, r.request_group
-        HAVING NOT bool_or(r.finish_reason = 'aborted')
+        SELECT tenant, client_request_id, prompt_token_ids, request_group, min(created_unix_ms) AS made
+        FROM responses_rows
+        WHERE
+            client_request_id <> '' AND source = 'served'
+            AND hash(tenant, client_request_id) IN (SELECT request FROM twice)
+        GROUP BY tenant, client_request_id, prompt_token_ids, request_group
+        HAVING NOT bool_or(finish_reason = 'aborted')
     ),
     placed AS (
         SELECT *, lag(made) OVER same AS before, first_value(request_group) OVER same AS counts
@@ -50,26 +61,50 @@ CREATE TEMP VIEW responses_repeated AS
         WINDOW same AS (PARTITION BY tenant, client_request_id, prompt_token_ids ORDER BY made, request_group)
     )
     SELECT tenant, request_group, counts FROM placed WHERE made - before <= {within_ms};
-CREATE TEMP VIEW responses AS
-    SELECT * FROM responses_first ANTI JOIN responses_repeated USING (tenant, request_group);
-CREATE TEMP VIEW feedback AS SELECT * FROM feedback_first;
+"""
+COUNTING = """
+CREATE OR REPLACE TEMP VIEW feedback AS
+    SELECT r.* FROM feedback_rows AS r
+    ANTI JOIN {feedback_doubled} AS d
+        ON r.log_id = d.log_id AND r.log_partition = d.log_partition AND r.log_offset = d.log_offset;
+CREATE OR REPLACE TEMP VIEW responses AS
+    SELECT r.* FROM responses_rows AS r
+    ANTI JOIN {responses_doubled} AS d
+        ON r.log_id = d.log_id AND r.log_partition = d.log_partition AND r.log_offset = d.log_offset
+    ANTI JOIN {responses_repeated} AS a ON r.tenant = a.tenant AND r.request_group = a.request_group;
 """
 SENT_AGAIN_WITHIN_MS = 86_400_000
 """How far apart two answers to a request may be that a client sent to two replicas."""
-_POSITION = "struct_pack(id := log_id, part := log_partition, at := log_offset)"
+FOUND_BY_SEARCH = ("feedback_doubled", "responses_doubled", "responses_repeated")
+
+_BATCH_ROWS = 10_000
+
+
+class Source(Protocol):
+    """SQL over one version of each table, whatever runs it."""
+
+    @property
+    def versions(self) -> Mapping[str, int]: ...
+
+    def define(self, name: str, table: pa.Table) -> None:
+        """Makes a small table one that SQL can read."""
+
+    def rows(self, query: str, arguments: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """Raises Unavailable when the query cannot be run (no memory, no disk, a file that cannot be read)."""
+
+    def run(self, script: str, arguments: Mapping[str, Any]) -> pa.RecordBatchReader:
+        """Runs statements, of which the last one takes the arguments, and gives what it finds, piece by piece."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """SQL over one version of each table."""
+    """A Source in this process: DuckDB, which spills to disk what does not fit into its memory."""
 
     connection: duckdb.DuckDBPyConnection
     versions: Mapping[str, int]
 
-    def table(self, query: str, arguments: Mapping[str, Any] | None = None) -> pa.Table:
-        """Raises Unavailable when the query cannot be run (no memory, no disk, a file that cannot be read)."""
-        with _reported():
-            return self.connection.sql(query, params=dict(arguments or {})).to_arrow_table()
+    def define(self, name: str, table: pa.Table) -> None:
+        self.connection.register(name, table)
 
     def batches(self, query: str, arguments: Mapping[str, Any], rows: int) -> Iterator[pa.RecordBatch]:
         """As `table`, piece by piece."""
@@ -80,34 +115,91 @@ class Snapshot:
         with _reported():
             return self.connection.execute(query, dict(arguments or {})).fetchall()
 
+    def run(self, script: str, arguments: Mapping[str, Any]) -> pa.RecordBatchReader:
+        with _reported():
+            self._search_once()
+            *statements, query = self.connection.extract_statements(script)
+            for statement in statements:
+                self.connection.execute(statement)
+            found = self.connection.sql(query.query, params=dict(arguments)).to_arrow_reader(_BATCH_ROWS)
+        return pa.RecordBatchReader.from_batches(found.schema, _batches(found))
 
-@contextmanager
-def open_snapshot(lake: Lake, threads: int = 2) -> Iterator[Snapshot]:
+    def _search_once(self) -> None:
+        """Remembers which rows do not count, instead of looking for them in each query."""
+        found = {name: f"{name}_found" for name in FOUND_BY_SEARCH}
+        for name, table in found.items():
+            self.connection.execute(f"CREATE TEMP TABLE IF NOT EXISTS {table} AS SELECT * FROM {name}")
+        self.connection.execute(COUNTING.format(**found))
+
+
+@contextlib.contextmanager
+def open_snapshot(lake: Lake, threads: int = 2, memory_mib: int = 1024) -> Iterator[Snapshot]:
     """The versions that the lake's handles stand on."""
-    handles: dict[str, DeltaTable] = {RESPONSES: lake.responses.handle, FEEDBACK: lake.feedback.handle}
+    handles = {RESPONSES: lake.responses.handle, FEEDBACK: lake.feedback.handle}
+    with _snapshot(handles, lake.folder, threads, memory_mib) as snapshot:
+        yield snapshot
+
+
+@contextlib.contextmanager
+def read_snapshot(folder: Path, threads: int = 2, memory_mib: int = 1024) -> Iterator[Snapshot]:
+    """The newest versions of a lake that another process writes. Raises NotFound when there is none."""
+    with _snapshot(newest_handles(folder), folder, threads, memory_mib) as snapshot:
+        yield snapshot
+
+
+def newest_handles(folder: Path) -> dict[str, DeltaTable]:
+    """Of the tables that recipes read. Raises NotFound."""
+    try:
+        return {name: load_table(folder / name) for name in (RESPONSES, FEEDBACK)}
+    except TableNotFoundError:
+        raise NotFound(f"{folder} holds no lake yet") from None
+
+
+@contextlib.contextmanager
+def _snapshot(handles: Mapping[str, DeltaTable], folder: Path, threads: int, memory_mib: int) -> Iterator[Snapshot]:
     connection = duckdb.connect(
         config={
             "threads": threads,
-            "memory_limit": "2GB",  # beyond it, it spills
+            "memory_limit": f"{memory_mib}MiB",  # beyond it, it spills
+            "preserve_insertion_order": False,
+            # Of an outer join the right side is held in memory: recipes put the few rows there, and the responses left.
+            "disabled_optimizers": "build_side_probe_side",
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
-            "temp_directory": str(lake.folder / ".spill"),
+            "temp_directory": str(folder / ".spill"),
         }
     )
     try:
-        for name, handle in handles.items():
-            connection.register(f"{name}_rows", handle.to_pyarrow_dataset())
-            with _reported():
-                connection.execute(_FIRST_OF_EACH_ID.format(name=name, position=_POSITION))
-        connection.execute(_ANSWERED_ONCE.format(within_ms=SENT_AGAIN_WITHIN_MS))
+        with _reported():
+            for name, handle in handles.items():
+                _define_rows(connection, name, handle)
+                connection.execute(VIEWS.format(name=name))
+            connection.execute(REPEATED.format(within_ms=SENT_AGAIN_WITHIN_MS))
+            connection.execute(COUNTING.format(**{name: name for name in FOUND_BY_SEARCH}))
         yield Snapshot(connection, {name: int(handle.version()) for name, handle in handles.items()})
     finally:
         connection.close()
 
 
-@contextmanager
+def _define_rows(connection: duckdb.DuckDBPyConnection, name: str, handle: DeltaTable) -> None:
+    """The table's own files, read by DuckDB; columns that none of them knows yet are null."""
+    connection.register(f"{name}_empty", SCHEMAS[name].empty_table())
+    files = handle.file_uris()
+    written = ""
+    if files:
+        listed = ", ".join(f"'{file.replace(chr(39), chr(39) * 2)}'" for file in files)
+        written = f"UNION ALL BY NAME SELECT * FROM read_parquet([{listed}], union_by_name = true)"
+    connection.execute(f"CREATE TEMP VIEW {name}_rows AS SELECT * FROM {name}_empty {written}")
+
+
+def _batches(found: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    with _reported():
+        yield from found
+
+
+@contextlib.contextmanager
 def _reported() -> Iterator[None]:
     try:
         yield
-    except duckdb.Error as error:
+    except (duckdb.Error, pa.ArrowException) as error:
         raise Unavailable(f"the lake cannot be queried: {error}") from error

@@ -58,7 +58,7 @@ def output_tokens(data: Path, persona: str) -> dict[str, list[int]]:
 
 def datasets_of(data: Path, persona: str) -> list[Dataset]:
     """Oldest first."""
-    return list_datasets(data / "datasets", DEFAULT_TENANT, persona)
+    return list_datasets(data / "datasets", DEFAULT_TENANT, persona, "thumbs")
 
 
 def dataset_figures(datasets: Sequence[Dataset], policies: Sequence[PolicyManifest]) -> tuple[DatasetFigures, ...]:
@@ -66,7 +66,7 @@ def dataset_figures(datasets: Sequence[Dataset], policies: Sequence[PolicyManife
         DatasetFigures(
             dataset_id=dataset.manifest.dataset_id,
             examples={
-                f"{split} {label}": dataset.manifest.counts[split][label]
+                f"{split} {label}": dataset.manifest.counts[split].get(label, 0)
                 for split in ("train", "heldout")
                 for label in ("liked", "disliked")
             },

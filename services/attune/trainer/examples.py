@@ -22,7 +22,7 @@ class Example:
     created_unix_ms: int
 
 
-_COLUMNS = ("prompt_token_ids", "output_token_ids", "liked", "end_user", "policy_id", "created_unix_ms")
+_COLUMNS = ("prompt_token_ids", "output_token_ids", "end_user", "policy_id", "created_unix_ms")
 
 
 def read_examples(table: pyarrow.Table, split: str, base_model_hash: str) -> list[Example]:
@@ -30,11 +30,12 @@ def read_examples(table: pyarrow.Table, split: str, base_model_hash: str) -> lis
 
     Another base may have another tokenizer, for which the logged ids would be nonsense.
     """
-    rows = table.select([*_COLUMNS, "split", "base_model_hash", "response_id", "conversation_id"]).to_pylist()
+    rows = table.select([*_COLUMNS, "label", "split", "base_model_hash", "response_id", "conversation_id"]).to_pylist()
     rows.sort(key=lambda row: (row["created_unix_ms"], row["response_id"]))
     return [
         Example(
-            **{column: row[column] for column in _COLUMNS} | {"end_user": row["end_user"] or row["conversation_id"]}
+            **{column: row[column] for column in _COLUMNS}
+            | {"end_user": row["end_user"] or row["conversation_id"], "liked": row["label"] == "liked"}
         )
         for row in rows
         if row["split"] == split and row["base_model_hash"] == base_model_hash and row["output_token_ids"]

@@ -140,7 +140,7 @@ def _run_if_due(settings: Settings, cycles: "Cycles", persona: Persona, watch: "
 
     datasets = {
         dataset.manifest.dataset_id: dataset
-        for dataset in list_datasets(settings.data / "datasets", persona.tenant, persona.name)
+        for dataset in list_datasets(settings.data / "datasets", persona.tenant, persona.name, "thumbs")
     }
     dataset_id = next_dataset(list(datasets), cycles.outcomes.dataset_ids())
     if dataset_id is None:

@@ -30,11 +30,17 @@ def test_a_row_carries_what_a_learner_needs(plant: Plant) -> None:
     plant.append(response_event(3), thumb_event(8, 3))
     row = rows(plant)[0]
     assert row.pop("split") in ("train", "heldout")
+    assert len(row.pop("example_id")) == 32
     assert row == {
+        "label": "liked",
+        "weight": 1.0,
+        "people": ["user-3"],
         "feedback_ids": ["feedback-8"],
+        "response_ids": ["r-3"],
         "response_id": "r-3",
         "persona": "concierge",
         "persona_version": "v1",
+        "guideline_version": "",
         "policy_id": "base",
         "conversation_id": "c-3",
         "end_user": "user-3",
@@ -43,12 +49,12 @@ def test_a_row_carries_what_a_learner_needs(plant: Plant) -> None:
             {"role": "system", "content": "Be brief.", **PLAIN},
             {"role": "user", "content": "Call a cab, please. 3", **PLAIN},
         ],
+        "tools": [],
+        "completion": [{"role": "assistant", "content": "Done. 3", **PLAIN}],
         "prompt_token_ids": [1, 2, 3],
         "output_token_ids": [4_000_000_000, 5],
         "output_logprobs": [-0.5, -0.25],
-        "text": "Done. 3",
-        "liked": True,
-        "weight": 1.0,
+        "logprobs_mode": "processed_logprobs",
         "base_model_hash": "b" * 64,
         "chat_template_hash": "c" * 64,
         "created_unix_ms": NOW_UNIX_MS + 1008,
@@ -72,7 +78,7 @@ def test_the_latest_revision_wins_in_every_order_of_arrival(plant: Plant) -> Non
             thumb_event(10 * response + 2, response, revision=2, thumb=DOWN),
         ]
         plant.append(*[thumbs[place] for place in order])
-    assert [row["liked"] for row in rows(plant)] == [False] * 6
+    assert [row["label"] for row in rows(plant)] == ["disliked"] * 6
 
 
 def test_of_equal_revisions_the_later_made_wins_and_then_the_larger_id(plant: Plant) -> None:
@@ -80,7 +86,7 @@ def test_of_equal_revisions_the_later_made_wins_and_then_the_larger_id(plant: Pl
     plant.append(thumb_event(21, 1, thumb=DOWN), thumb_event(20, 1, thumb=UP))
     same_time = event_pb2.EventHeader(created_unix_ms=NOW_UNIX_MS)
     plant.append(thumb_event(31, 2, header=same_time, thumb=DOWN), thumb_event(30, 2, header=same_time, thumb=UP))
-    assert [row["liked"] for row in rows(plant)] == [False, False]
+    assert [row["label"] for row in rows(plant)] == ["disliked", "disliked"]
 
 
 def test_what_was_taken_back_is_out_and_may_come_again(plant: Plant) -> None:
@@ -143,7 +149,7 @@ def test_each_person_gives_one_example_for_a_response(plant: Plant) -> None:
     plant.append(
         thumb_event(1, 1, end_user="ann"), thumb_event(2, 1, end_user="bob"), thumb_event(4, 1, end_user="ann")
     )
-    assert [(row["end_user"], row["liked"]) for row in rows(plant)] == [("ann", True), ("bob", True)]
+    assert sorted((row["end_user"], row["label"]) for row in rows(plant)) == [("ann", "liked"), ("bob", "liked")]
 
 
 def test_feedback_that_names_no_persona_is_its_responses_personas(plant: Plant) -> None:
