@@ -7,19 +7,23 @@ from typing import Any
 import grpc
 
 from attune import rpc
-from attune.errors import NotFound, ResourceExhausted
+from attune.errors import NotFound, ResourceExhausted, Unavailable
 from attune.personas.api_keys import KeyStore
 from attune.tls import ServerTls
 from attune.v1 import chat_pb2, chat_pb2_grpc, event_pb2, feedback_pb2, feedback_pb2_grpc
 
 
 class ScriptedChat(chat_pb2_grpc.ChatServiceServicer, feedback_pb2_grpc.FeedbackServiceServicer):
-    """Answers with the last message's words; `!full`, `!hang`, `!broken` and `!crash` say what goes wrong."""
+    """Answers with the last message's words; `!full`, `!hang`, `!broken`, `!fall` and `!crash` say what goes wrong.
+
+    `failures` are raised first, one a call.
+    """
 
     def __init__(self) -> None:
         self.policy_id = "base"
         self.requests: list[chat_pb2.ChatRequest] = []
         self.feedback: list[feedback_pb2.SubmitFeedbackRequest] = []
+        self.failures: list[Exception] = []
         self.aborted = asyncio.Event()
 
     async def Chat(self, request: chat_pb2.ChatRequest, context: Any) -> chat_pb2.ChatResponse:
@@ -46,6 +50,8 @@ class ScriptedChat(chat_pb2_grpc.ChatServiceServicer, feedback_pb2_grpc.Feedback
                     await asyncio.Event().wait()
                 finally:
                     self.aborted.set()
+            if word == "!fall":
+                raise Unavailable("the engine failed", retry_after_seconds=0.01)
             if word == "!broken":
                 return
             yield chat_pb2.ChatChunk(text=f"{word} ", tokens=1)
@@ -58,10 +64,14 @@ class ScriptedChat(chat_pb2_grpc.ChatServiceServicer, feedback_pb2_grpc.Feedback
         self, request: feedback_pb2.SubmitFeedbackRequest, context: Any
     ) -> feedback_pb2.SubmitFeedbackResponse:
         self.feedback.append(request)
+        if self.failures:
+            raise self.failures.pop(0)
         return feedback_pb2.SubmitFeedbackResponse(feedback_id=f"f-{len(self.feedback)}")
 
     async def _check(self, request: chat_pb2.ChatRequest) -> None:
         self.requests.append(request)
+        if self.failures:
+            raise self.failures.pop(0)
         if request.persona == "nobody":
             raise NotFound("no such persona", field="persona")
         if _answer(request) == "!full":
@@ -84,11 +94,13 @@ def _token(request: chat_pb2.ChatRequest) -> str:
     return "" if request.consent.HasField("store") and not request.consent.store else "token"
 
 
-async def start(servicer: ScriptedChat, store: KeyStore, tls: ServerTls | None = None) -> tuple[grpc.aio.Server, str]:
+async def start(
+    servicer: ScriptedChat, store: KeyStore, tls: ServerTls | None = None, port: int = 0
+) -> tuple[grpc.aio.Server, str]:
     """The server, and its address."""
     server = rpc.build_server(store, max_message_bytes=1 << 20)
     chat_pb2_grpc.add_ChatServiceServicer_to_server(servicer, server)
     feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(servicer, server)
-    port = rpc.bind(server, "127.0.0.1", 0, tls)
+    port = rpc.bind(server, "127.0.0.1", port, tls)
     await server.start()
     return server, f"127.0.0.1:{port}"

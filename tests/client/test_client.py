@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from attune.client import AsyncClient, Client
+from attune.client import AsyncClient, Client, Retry
 from attune.client.errors import Cancelled, ServerError
 from attune.client.request import chat_request
 from attune.errors import (
@@ -46,7 +46,7 @@ async def address(servicer: ScriptedChat, keys: tuple[KeyStore, str]) -> AsyncIt
 
 @pytest_asyncio.fixture
 async def client(address: str, api_key: str) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(address, api_key=api_key, timeout_seconds=20) as client:
+    async with AsyncClient(address, api_key=api_key, timeout_seconds=20, retry=Retry(attempts=1)) as client:
         yield client
 
 
@@ -82,7 +82,7 @@ async def test_a_stream_gives_text_as_it_comes_and_then_the_response(
 
 async def test_the_client_for_threads_does_the_same(address: str, api_key: str, servicer: ScriptedChat) -> None:
     def talk() -> None:
-        with Client(address, api_key=api_key, timeout_seconds=20) as client:
+        with Client(address, api_key=api_key, timeout_seconds=20, retry=Retry(attempts=1)) as client:
             answer = client.chat([{"role": "system", "content": "be short"}, {"role": "user", "content": "hello"}])
             assert answer.text == "hello"
             assert answer.down("too short") == "f-1"
@@ -164,7 +164,7 @@ async def test_cancelling_the_reader_cancels_the_call(client: AsyncClient, servi
 
 
 async def test_nobody_there_is_said_with_the_address() -> None:
-    async with AsyncClient("127.0.0.1:1", timeout_seconds=20) as client:
+    async with AsyncClient("127.0.0.1:1", timeout_seconds=20, retry=Retry(attempts=1)) as client:
         with pytest.raises(Unavailable, match=r"cannot reach 127\.0\.0\.1:1"):
             await client.chat("hello")
 

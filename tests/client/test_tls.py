@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attune.client import AsyncClient, Client, Tls
+from attune.client import AsyncClient, Client, Retry, Tls
 from attune.client.channel import Security
 from attune.errors import FailedPrecondition, InvalidInput, Unavailable
 from attune.tls import ServerTls
@@ -15,6 +15,8 @@ from tests.certificates import Authority, Parties
 from tests.client import scripted_server
 from tests.client.scripted_server import ScriptedChat
 from tests.keyed import key_store
+
+ONCE = Retry(attempts=1)
 
 
 @pytest.fixture
@@ -35,10 +37,10 @@ async def talk(where: tuple[str, str], tls: Security) -> str:
     """What both kinds of client get, with a stream."""
 
     def in_a_thread() -> str:
-        with Client(where[0], api_key=where[1], tls=tls, timeout_seconds=20) as client:
+        with Client(where[0], api_key=where[1], tls=tls, timeout_seconds=20, retry=ONCE) as client:
             return client.chat("hello").text
 
-    async with AsyncClient(where[0], api_key=where[1], tls=tls, timeout_seconds=20) as client:
+    async with AsyncClient(where[0], api_key=where[1], tls=tls, timeout_seconds=20, retry=ONCE) as client:
         pieces = [piece async for piece in client.stream("a b")]
     return await asyncio.to_thread(in_a_thread) + "|" + "".join(pieces)
 
@@ -128,7 +130,7 @@ async def test_to_another_machine_nothing_goes_in_plain_text_unless_the_caller_s
     async with await asyncio.start_server(take, "127.0.0.1", 0) as listening:
         # Not among the loopback addresses, and yet it leads to this machine.
         target = f"0.0.0.0:{listening.sockets[0].getsockname()[1]}"
-        async with AsyncClient(target, api_key="ak-secret", tls=tls, timeout_seconds=5) as client:
+        async with AsyncClient(target, api_key="ak-secret", tls=tls, timeout_seconds=5, retry=ONCE) as client:
             with pytest.raises(Unavailable):
                 await client.chat("hello")
     assert set(arrived) == {opening}

@@ -10,6 +10,7 @@ from attune.client import Client
 
 from attune.client.chat import AsyncClient, AsyncStream, Client, SamplingFields, Stream
 from attune.client.response import AsyncResponse, Response, ToolCall, Usage
+from attune.client.retry import Retry
 from attune.client.tls import Tls
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "AsyncStream",
     "Client",
     "Response",
+    "Retry",
     "SamplingFields",
     "Stream",
     "Tls",

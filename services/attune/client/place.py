@@ -11,6 +11,7 @@ from cryptography.x509.oid import NameOID
 from attune import addresses
 from attune.client.channel import Security, open_async_channel, open_channel
 from attune.client.chat import AsyncClient, Client
+from attune.client.retry import PATIENT, Retry
 from attune.client.tls import Tls
 from attune.personas.api_keys import local_api_key
 from attune.runtime import read_endpoints
@@ -26,14 +27,16 @@ class Place:
     tls: Security
     api_key: str
 
-    def client(self, *, timeout_seconds: float = 60) -> Client:
-        return Client(self.address, api_key=self.api_key, tls=self.tls, timeout_seconds=timeout_seconds)
+    def client(self, *, timeout_seconds: float = 60, retry: Retry = PATIENT) -> Client:
+        return Client(self.address, api_key=self.api_key, tls=self.tls, timeout_seconds=timeout_seconds, retry=retry)
 
     def channel(self) -> grpc.Channel:
         return open_channel(self.address, self.tls)
 
-    def async_client(self, *, timeout_seconds: float = 60) -> AsyncClient:
-        return AsyncClient(self.address, api_key=self.api_key, tls=self.tls, timeout_seconds=timeout_seconds)
+    def async_client(self, *, timeout_seconds: float = 60, retry: Retry = PATIENT) -> AsyncClient:
+        return AsyncClient(
+            self.address, api_key=self.api_key, tls=self.tls, timeout_seconds=timeout_seconds, retry=retry
+        )
 
     def async_channel(self) -> grpc.aio.Channel:
         return open_async_channel(self.address, self.tls)

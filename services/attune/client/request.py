@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
+from uuid import uuid4
 
 from attune.errors import InvalidInput
 from attune.v1 import chat_pb2, event_pb2, feedback_pb2
@@ -67,6 +68,21 @@ def chat_request(messages: Messages, fields: RequestFields) -> chat_pb2.ChatRequ
         raise InvalidInput(f"a message has no {error.args[0]}", field="messages") from None
     except (TypeError, ValueError, UnicodeError) as error:
         raise InvalidInput(f"the request does not fit: {error}") from None
+
+
+_Request = TypeVar("_Request", chat_pb2.ChatRequest, feedback_pb2.SubmitFeedbackRequest)
+
+
+def identified(request: _Request) -> _Request:
+    """The request with an id of the client's own, made where it has none: sent twice, it does the same once."""
+    if isinstance(request, chat_pb2.ChatRequest):
+        if not request.client_request_id:
+            request.client_request_id = uuid4().hex
+        return request
+    named = feedback_pb2.SubmitFeedbackRequest()
+    named.CopyFrom(request)  # it is the caller's own, who may send it again as another one
+    named.client_feedback_id = request.client_feedback_id or uuid4().hex
+    return named
 
 
 def signal_request(feedback_token: str, **signal: Any) -> feedback_pb2.SubmitFeedbackRequest:

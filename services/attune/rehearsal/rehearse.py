@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from attune.client import AsyncClient
+from attune.client import AsyncClient, Retry
 from attune.errors import AttuneError, FailedPrecondition, InvalidInput
 from attune.personas import load_personas
 from attune.registry.policies import PolicyManifest
@@ -65,6 +65,7 @@ _LITTLE_LEFT = 0.08
 _ANSWERS_SHOWN = 8
 _EXACT_THREADS = 2  # more only wait for each other on so small a model
 _MEASURED_AGAIN = 2
+_NO_REPEATS = Retry(attempts=1)  # what is refused or breaks is to be seen
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Rehearsal:
         """Raises an AttuneError when the ring does not start or ends by itself; a started ring is ended in any case."""
         async with (
             self._ring() as (ring, own),
-            ring.chat.async_client() as client,
+            ring.chat.async_client(retry=_NO_REPEATS) as client,
             self._watched(ring),
         ):
             pid_before = ring.inference_pid
