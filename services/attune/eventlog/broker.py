@@ -211,6 +211,9 @@ def _properties(folder: Path, host: str, port: int, controller_port: int) -> dic
         # Otherwise the first consumer waits 3 s for others.
         "group.initial.rebalance.delay.ms": "0",
         "group.min.session.timeout.ms": "1000",
+        # One that was killed is taken for alive, and its successor refused, for so long.
+        "broker.session.timeout.ms": "2000",
+        "broker.heartbeat.interval.ms": "500",
         "auto.create.topics.enable": "false",
         # A machine that loses its power has nobody to copy from.
         "log.flush.interval.messages": "1",

@@ -7,6 +7,7 @@ made of the records. The group's own offsets are committed for those who watch t
 
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping
 
 from kafka import KafkaConsumer, TopicPartition
@@ -22,11 +23,17 @@ from attune.eventlog.topics import look_up
 
 logger = logging.getLogger(__name__)
 
-# In flight or parked there is at most this for each partition, or one record where that is larger.
+# In flight or waiting there is at most twice this for each partition, or one record where that is larger.
 _FETCH_BYTES = 4 << 20
 # A partition that is read next waits for the last fetch of the one before it.
 _FETCH_WAIT_MS = 20
 _POLL_MS = 50
+_ALL = 1 << 30
+# A member that joins the group must see it through within one poll: what is over when the next one begins, begins anew.
+_JOIN_SECONDS = 1.0
+_JOIN_STEP_MS = 100
+# While somebody joins, all wait for the slowest, and one that builds a dataset is slow: after that long without it.
+_BUSY_MS = 60_000
 _CLOSE_MS = 2000
 _MOVED = (
     kafka_errors.CommitFailedError,
@@ -34,6 +41,22 @@ _MOVED = (
     kafka_errors.RebalanceInProgressError,
     kafka_errors.UnknownMemberIdError,
 )
+
+
+class _Fetched:
+    """What has come of a partition and was not asked for yet."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[ConsumerRecord] = deque()
+        self.following = -1  # the offset that goes on behind what was read last
+
+    def begin(self, offset: int) -> None:
+        self.waiting.clear()
+        self.following = offset
+
+    def take(self, records: list[ConsumerRecord]) -> None:
+        """Where what was asked for is gone the client goes to the first that is there, which may lie before it."""
+        self.waiting.extend(each for each in records if each.offset >= self.following)
 
 
 class KafkaLogReader:
@@ -60,15 +83,20 @@ class KafkaLogReader:
                 max_partition_fetch_bytes=_FETCH_BYTES,
                 session_timeout_ms=int(session_seconds * 1000),
                 heartbeat_interval_ms=int(session_seconds * 250),
+                max_poll_interval_ms=_BUSY_MS,
                 metadata_max_age_ms=30_000,
                 metrics_enabled=False,
             )
         except BaseException:
             self._admin.close()
             raise
-        self._subscribe()
-        self._following: dict[TopicPartition, int] = {}  # where the client would go on by itself
+        self._fetched: dict[TopicPartition, _Fetched] = {}
         self._committed: dict[TopicPartition, int] = {}
+        try:
+            self._subscribe()
+        except BaseException:
+            self.close()
+            raise
 
     def log_id(self, topic: str) -> str:
         if topic not in self._log_ids:
@@ -77,14 +105,14 @@ class KafkaLogReader:
 
     def ranges(self, topic: str) -> Mapping[int, Range]:
         with reported():
-            self._poll(0, 1)
+            self._poll(0)
             ours = [each for each in self._consumer.assignment() if each.topic == self._cluster.topic(topic)]
             return {each.partition: held for each, held in self._ask(ours).items()}
 
     def range(self, topic: str, partition: int) -> Range:
         place = self._place(topic, partition)
         with reported():
-            self._log_ids = self._look_up()
+            self._notice_new_topics()
             if partition not in (self._consumer.partitions_for_topic(place.topic) or ()):
                 raise NotFound(f"the event log has no topic {topic} with a partition {partition}")
             return self._ask([place])[place]
@@ -93,32 +121,29 @@ class KafkaLogReader:
         """Nothing also of a partition that has moved to another reader."""
         place = self._place(topic, partition)
         with reported():
-            taken = self._take(place, offset, limit_records)
-            if taken:
-                self._log_ids = self._look_up()  # so that what was read of a topic that is gone is known as such
+            fetched = self._fetch(place, offset)
         records: list[Record] = []
         taken_bytes = 0
-        for each in taken:
-            key, payload = bytes(each.key or b""), bytes(each.value or b"")
+        while fetched.waiting and len(records) < limit_records:
+            key, payload = bytes(fetched.waiting[0].key or b""), bytes(fetched.waiting[0].value or b"")
             taken_bytes += len(key) + len(payload)
             if records and taken_bytes > limit_bytes:
                 break
-            records.append(Record(topic, partition, each.offset, key, payload))
-        if len(records) < len(taken):
-            self._following.pop(place, None)
+            records.append(Record(topic, partition, fetched.waiting.popleft().offset, key, payload))
+            fetched.following = records[-1].offset + 1
         return records
 
     def commit(self, reader: str, positions: Mapping[tuple[str, int], int]) -> None:
         """For those who watch the group's lag: a partition that has moved meanwhile is left out without a word."""
         self._check(reader)
         places = {self._place(topic, partition): offset for (topic, partition), offset in positions.items()}
-        for place, offset in places.items():
-            if not 0 <= offset <= self._following.get(place, 0):
+        for (topic, partition), offset in positions.items():
+            place = self._place(topic, partition)
+            if not 0 <= offset <= self._fetched.get(place, _Fetched()).following:
                 with reported():
                     held = self._ask([place])[place]
                 if not 0 <= offset <= held.next:
-                    topic = next(name for name in TOPICS if self._cluster.topic(name) == place.topic)
-                    raise InvalidInput(f"position {offset} of {topic}/{place.partition} is outside 0 to {held.next}")
+                    raise InvalidInput(f"position {offset} of {topic}/{partition} is outside 0 to {held.next}")
         ours = self._consumer.assignment()
         notes = {place: OffsetAndMetadata(offset, "", -1) for place, offset in places.items() if place in ours}
         try:
@@ -134,8 +159,11 @@ class KafkaLogReader:
         """Of the partitions that this member has."""
         self._check(reader)
         found = {}
+        ours = self._consumer.assignment()
+        for gone in self._committed.keys() - ours:
+            del self._committed[gone]
         for topic in TOPICS:
-            for place in self._consumer.assignment():
+            for place in ours:
                 if place.topic != self._cluster.topic(topic):
                     continue
                 if place not in self._committed:
@@ -156,45 +184,66 @@ class KafkaLogReader:
             logger.info("the consumer group was not left in order", extra={"reason": error.message})
         self._admin.close()
 
-    def _take(self, place: TopicPartition, offset: int, limit_records: int) -> list[ConsumerRecord]:
-        """Records from the offset on; empty when there are none, or when the partition is not ours any more."""
+    def _subscribe(self) -> None:
+        """With what is known of the topics at hand: a first member that shares out before shares out nothing, and may
+        rest with that."""
+        with reported():
+            self._consumer.subscribe([self._cluster.topic(topic) for topic in TOPICS])
+            for topic in TOPICS:
+                self._consumer.partitions_for_topic(self._cluster.topic(topic))
+
+    def _fetch(self, place: TopicPartition, offset: int) -> _Fetched:
+        """Has records wait from the offset on; none when there are none, or when the partition is not ours any more."""
         deadline = time.monotonic() + self._cluster.request_seconds
         while place in self._consumer.assignment():
-            if self._following.get(place) != offset:
+            fetched = self._fetched.setdefault(place, _Fetched())
+            if fetched.following != offset:
                 self._consumer.seek(place, offset)
-                self._following[place] = offset
-            taken = [each for each in self._poll(_POLL_MS, limit_records, place) if each.offset >= offset]
-            if taken:
-                return taken
-            if self._ask([place])[place].next <= offset:
-                break
+                fetched.begin(offset)
+            if not fetched.waiting:
+                self._poll(_POLL_MS, place)
+            if fetched.waiting or self._ask([place])[place].next <= offset:
+                return fetched
             if time.monotonic() > deadline:
                 raise Unavailable(
                     f"Kafka gave no record of {place.topic}/{place.partition} from {offset} on in "
                     f"{self._cluster.request_seconds:g} s"
                 )
-        return []
+        return _Fetched()
 
-    def _poll(self, wait_ms: int, limit_records: int, place: TopicPartition | None = None) -> list[ConsumerRecord]:
-        """Takes part in the group; fetches of this one place, if it is ours, and of no other."""
+    def _poll(self, wait_ms: int, place: TopicPartition | None = None) -> None:
+        """Takes part in the group; fetches of this one place, if it is ours, and of no other.
+
+        Takes all that has come: of a partition that rests while the client holds half-read records of it, the client
+        would never fetch again.
+        """
         self._rest(except_for=place)
-        polled = self._consumer.poll(wait_ms, max_records=limit_records)
-        for other, records in polled.items():
-            self._following[other] = records[-1].offset + 1
-            if other != place:  # new to us, so that it was not at rest; it is read again when it is asked for
-                self._following.pop(other)
+        deadline = time.monotonic() + _JOIN_SECONDS
+        polled = self._consumer.poll(wait_ms, max_records=_ALL)
+        while not polled and self._consumer._coordinator.need_rejoin() and time.monotonic() < deadline:
+            polled = self._consumer.poll(_JOIN_STEP_MS, max_records=_ALL)
         self._rest()
-        for gone in self._following.keys() - self._consumer.assignment():
-            del self._following[gone]
-        for gone in self._committed.keys() - self._consumer.assignment():
-            del self._committed[gone]
-        return polled.get(place, []) if place else []
+        ours = self._consumer.assignment()
+        for gone in [each for each in self._fetched if each not in ours]:
+            del self._fetched[gone]
+        if any(each in self._fetched for each in polled):
+            self._notice_new_topics()
+        for each, records in polled.items():
+            if each in self._fetched:
+                self._fetched[each].take(records)
 
     def _rest(self, except_for: TopicPartition | None = None) -> None:
         ours = self._consumer.assignment()
         self._consumer.pause(*(ours - {except_for}))
         if except_for in ours:
             self._consumer.resume(except_for)
+
+    def _notice_new_topics(self) -> None:
+        """What was read of a topic that has been made anew meanwhile may be of the one or of the other."""
+        log_ids = self._look_up()
+        if log_ids != self._log_ids:
+            self._log_ids = log_ids
+            self._fetched.clear()
 
     def _ask(self, places: list[TopicPartition]) -> dict[TopicPartition, Range]:
         if not places:
@@ -203,14 +252,6 @@ class KafkaLogReader:
         first = self._consumer.beginning_offsets(places, timeout_ms=wait_ms)
         following = self._consumer.end_offsets(places, timeout_ms=wait_ms)
         return {place: Range(first[place], following[place]) for place in places}
-
-    def _subscribe(self) -> None:
-        """With what is known of the topics at hand: a first member that shares out before, shares out nothing, and may
-        rest with that."""
-        with reported():
-            self._consumer.subscribe([self._cluster.topic(topic) for topic in TOPICS])
-            for topic in TOPICS:
-                self._consumer.partitions_for_topic(self._cluster.topic(topic))
 
     def _look_up(self) -> dict[str, str]:
         with reported():

@@ -1,6 +1,5 @@
 """The writing side of Kafka: each batch is taken, or it is known what was not."""
 
-import contextlib
 import logging
 import threading
 import time
@@ -125,8 +124,11 @@ class Producer:
 
 
 def _close(producer: KafkaProducer) -> None:
-    with contextlib.suppress(kafka_errors.KafkaError):
+    try:
         producer.close(timeout=0)
+    except kafka_errors.KafkaError:  # it waits for what hangs, before it ends its thread
+        producer._sender.force_close()
+        producer._closed = True
 
 
 class _Stuck(Unavailable):
