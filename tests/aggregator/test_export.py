@@ -2,8 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +10,14 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from attune import rpc
 from attune.access import Role
-from attune.aggregator.service import ExportService
-from attune.client import Client
 from attune.client.exports import FORMATS, lines_of
-from attune.client.imports import read_lines
 from attune.errors import InvalidInput
-from attune.inference.feedback import Feedback
-from attune.inference.feedback_rpc import FeedbackService, ImportService
-from attune.inference.idempotency import Idempotency
-from attune.inference.imports import Imports
-from attune.keys import Keys
-from attune.personas import Persona
-from attune.personas.api_keys import KeyStore
-from attune.personas.store import Personas
-from attune.v1 import dataset_pb2, dataset_pb2_grpc, event_pb2, feedback_pb2_grpc
-from tests.aggregator.plant import Plant
+from attune.v1 import dataset_pb2, dataset_pb2_grpc, event_pb2
+from tests.aggregator.town import Town
 from tests.keyed import metadata
 from tests.lake.events import NOW_UNIX_MS, response_event, thumb_event
 
-PERSONAS = [Persona(name=name, system_prompt="Answer.") for name in ("concierge", "tutor")]
 USER = {"role": "user", "content": "Wie heißt das? 🦊"}
 CALL = {"id": "c-1", "type": "function", "function": {"name": "call_cab", "arguments": '{"to": "x"}'}}
 
@@ -65,77 +51,6 @@ RICH = {
     "metadata": {"app": "1.0", "locale": "de"},
     "created_unix_ms": NOW_UNIX_MS - 5,
 }
-
-
-class Town:
-    """Imports, feedback and export on one port, and what lies between."""
-
-    def __init__(self, plant: Plant, port: int, access: KeyStore) -> None:
-        self.plant = plant
-        self.port = port
-        self.access = access
-        self.key = access.create("default", tuple(Role))
-
-    @classmethod
-    @asynccontextmanager
-    async def open(cls, folder: Path) -> AsyncIterator["Town"]:
-        plant = Plant(folder)
-        access = KeyStore(folder / "access")
-        keys = Keys.load_or_create(folder / "keys")
-        idempotency = Idempotency(folder / "idempotency.sqlite", keep_hours=1, most_answers=1000)
-        personas = Personas(PERSONAS, "concierge")
-        server = rpc.build_server(access, max_message_bytes=1 << 20)
-        imports = ImportService(Imports(plant.log, keys, personas, idempotency))
-        feedback = FeedbackService(Feedback(plant.log, keys, personas, idempotency))
-        feedback_pb2_grpc.add_ImportServiceServicer_to_server(imports, server)
-        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, server)
-        dataset_pb2_grpc.add_ExportServiceServicer_to_server(ExportService(folder / "lake"), server)
-        port = rpc.bind(server, "127.0.0.1", 0, None)
-        await server.start()
-        try:
-            yield cls(plant, port, access)
-        finally:
-            await server.stop(None)
-            idempotency.close()
-            plant.close()
-
-    async def take(self, lines: Iterable[str], form: str = "attune") -> None:
-        """As `attune feedback import` does."""
-
-        def send() -> None:
-            with Client(f"127.0.0.1:{self.port}", api_key=self.key) as client:
-                records = []
-                for line in read_lines((text.encode() for text in lines), form, name="f", persona=""):
-                    assert line.record is not None, line.reason
-                    records.append(line.record)
-                said = []
-                for record, result in zip(
-                    records, client.import_all(record.request for record in records), strict=True
-                ):
-                    assert result.HasField("accepted"), result.refused
-                    said += record.feedback(result.accepted.response_ids)
-                for told in client.submit_all(said):
-                    assert told.HasField("accepted"), told.refused
-
-        await asyncio.to_thread(send)
-        self.plant.ingest_all()
-
-    async def parts(self, *, key: str = "", **wanted: Any) -> list[dataset_pb2.ExportRecordsResponse]:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}") as channel:
-            stub: Any = dataset_pb2_grpc.ExportServiceStub(channel)
-            request = dataset_pb2.ExportRecordsRequest(**wanted)
-            call = stub.ExportRecords(request, timeout=60, metadata=metadata(key or self.key))
-            return [part async for part in call]
-
-    async def lines(self, form: str = "attune", **wanted: Any) -> list[str]:
-        parts = await self.parts(**wanted)
-        return [line for part in parts if part.HasField("record") for line in lines_of(part.record, form)]
-
-    async def summary(self, **wanted: Any) -> dict[str, Any]:
-        first, *records, last = await self.parts(**wanted)
-        assert first.start.records == len(records) == last.summary.records
-        summary = last.summary
-        return {"records": summary.records, "feedback": summary.feedback, **summary.left_out}
 
 
 @pytest_asyncio.fixture

@@ -1,15 +1,19 @@
 import asyncio
+import codecs
 import os
 import pty
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from attune.v1 import event_pb2
+from attune import rpc
+from attune.runtime import clear_endpoints, write_endpoints
+from attune.v1 import dataset_pb2, dataset_pb2_grpc, event_pb2
 from tests.client import scripted_server
 from tests.client.scripted_server import ScriptedChat
 from tests.keyed import key_store
@@ -55,6 +59,7 @@ class Terminal:
         self.process = process
         self.shown = ""
         self._descriptor = descriptor
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
         os.set_blocking(descriptor, False)
 
     def type(self, keys: bytes) -> None:
@@ -65,7 +70,7 @@ class Terminal:
         while not condition(self.shown):
             assert asyncio.get_running_loop().time() < deadline, self.shown
             try:
-                self.shown += os.read(self._descriptor, 65536).decode()
+                self.shown += self._decoder.decode(os.read(self._descriptor, 65536))
             except BlockingIOError:
                 await asyncio.sleep(0.02)
 
@@ -168,3 +173,68 @@ async def test_an_error_on_a_terminal_is_shown_and_the_conversation_goes_on(term
     terminal.type(b"/help\n/persona tutor\nhello\n")
     await terminal.until(lambda shown: "base ·" in shown)
     assert "/down [why]" in terminal.shown
+
+
+class ScriptedReceipts(dataset_pb2_grpc.ReceiptServiceServicer):
+    """Knows the feedback `f-1` alone."""
+
+    def __init__(self) -> None:
+        self.asked: list[dataset_pb2.GetReceiptsRequest] = []
+
+    async def GetReceipts(
+        self, request: dataset_pb2.GetReceiptsRequest, context: Any
+    ) -> dataset_pb2.GetReceiptsResponse:
+        self.asked.append(request)
+        receipt = dataset_pb2.Receipt(feedback_id="f-1", kind="thumb", state=dataset_pb2.Receipt.STATE_COUNTS)
+        receipt.left_out.add(recipe="thumbs", reason="not_consented", sentence="learning from it was denied")
+        return dataset_pb2.GetReceiptsResponse(receipts=[receipt])
+
+
+@pytest_asyncio.fixture
+async def desk(address: str, tmp_path: Path) -> AsyncIterator[ScriptedReceipts]:
+    """A data folder whose ring is the scripted chat and the scripted receipts."""
+    receipts = ScriptedReceipts()
+    server = rpc.build_server(key_store(tmp_path)[0], max_message_bytes=1 << 16)
+    dataset_pb2_grpc.add_ReceiptServiceServicer_to_server(receipts, server)
+    port = rpc.bind(server, "127.0.0.1", 0, None)
+    await server.start()
+    write_endpoints(tmp_path, "inference", grpc=int(address.rpartition(":")[2]))
+    write_endpoints(tmp_path, "aggregator", grpc=port)
+    yield receipts
+    await server.stop(None)
+
+
+async def told(data: Path, text: str) -> tuple[int | None, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "attune.cli.main", "chat", "--data", str(data), "--persona", "tutor"),
+        **{"stdin": PIPE, "stdout": PIPE, "stderr": PIPE},
+    )
+    said, complaint = await asyncio.wait_for(process.communicate(text.encode()), DEADLINE_SECONDS)
+    return process.returncode, said.decode(), complaint.decode()
+
+
+async def test_why_says_which_policy_answered_and_what_became_of_the_last_feedback(
+    desk: ScriptedReceipts, servicer: ScriptedChat, tmp_path: Path
+) -> None:
+    servicer.policy_id = "p-000007"
+    code, said, complaint = await told(tmp_path, "hello\n/why\n/down\n/new\nagain\n/why\n")
+    assert (code, complaint) == (0, "")
+    assert said.count("p-000007 answered, r-1\n") == 2
+    assert "you have said nothing of an answer yet" in said
+    (asked,) = desk.asked
+    assert asked.feedback_token == servicer.feedback[0].feedback_token
+    assert "feedback f-1 thumb\n  counts\n  left out by thumbs: learning from it was denied\n" in said
+
+
+async def test_why_tells_feedback_that_is_not_stored_yet(
+    desk: ScriptedReceipts, servicer: ScriptedChat, tmp_path: Path
+) -> None:
+    code, said, _ = await told(tmp_path, "hello\n/down\n/correct better\n/why\n")
+    assert code == 0
+    assert "feedback f-2\n  not in the lake yet\n" in said
+
+
+async def test_why_without_an_answer_or_an_aggregator_is_refused(desk: ScriptedReceipts, tmp_path: Path) -> None:
+    assert (await told(tmp_path, "/why\n"))[2] == "attune: there is no answer yet\n"
+    clear_endpoints(tmp_path, "aggregator")
+    assert "aggregator is not running" in (await told(tmp_path, "hi\n/up\n/why\n"))[2]

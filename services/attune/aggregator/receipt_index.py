@@ -85,7 +85,11 @@ ON CONFLICT (event_id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for 
 WHERE (excluded.log_id, excluded.log_partition, excluded.log_offset) < (log_id, log_partition, log_offset)
 """
 _ADD_RANKED = "INSERT OR IGNORE INTO ranked SELECT ?, number FROM feedback WHERE event_id = ?"
-_ADD_USE = "INSERT OR IGNORE INTO uses SELECT number, ?, ? FROM feedback WHERE event_id = ?"
+# It may stand in several examples of a dataset: that policies learn from one of them says more.
+_ADD_USE = """
+INSERT INTO uses SELECT number, ?, ? FROM feedback WHERE event_id = ?
+ON CONFLICT DO UPDATE SET split = max(split, excluded.split)
+"""
 _ADD_LEFT_OUT = "INSERT OR REPLACE INTO left_out SELECT number, ?, ?, ? FROM feedback WHERE event_id = ?"
 
 

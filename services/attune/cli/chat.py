@@ -4,14 +4,16 @@ import contextlib
 import getpass
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.markup import escape
 
+from attune.cli.receipts import receipt_lines
 from attune.client import Client, Response
 from attune.client.errors import Cancelled
 from attune.client.place import Place
+from attune.client.receipts import Receipt, Receipts
 from attune.errors import AttuneError, InvalidInput
 
 _TIMEOUT_SECONDS = 600
@@ -20,6 +22,7 @@ _HELP = {
     "/down [why]": "a thumb down for the last answer",
     "/correct TEXT": "what the last answer should have said",
     "/retry": "another answer to the same",
+    "/why": "which policy answered, and what became of your last feedback",
     "/new": "begin a new conversation",
     "/persona NAME": "talk to somebody else",
     "/help": "this",
@@ -29,12 +32,12 @@ _HELP = {
 _CONTROLS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {0x0A, 0x09})
 
 
-def run(server: Place, persona: str, end_user: str) -> None:
+def run(server: Place, persona: str, end_user: str, desk: Callable[[], Receipts]) -> None:
     """Until the input ends or says /quit. Without a terminal the first error ends it."""
     console = Console(highlight=False, soft_wrap=True)
     interactive = sys.stdin.isatty() and console.is_terminal
     with server.client(timeout_seconds=_TIMEOUT_SECONDS) as client:
-        talk = Talk(client, console, persona, end_user or _login_name())
+        talk = Talk(client, console, persona, end_user or _login_name(), desk)
         if interactive:
             console.print(f"[bold]attune[/] [dim]{server.address} · /up and /down say what you think · /help[/]\n")
         for line in _typed(console) if interactive else sys.stdin:
@@ -50,12 +53,16 @@ def run(server: Place, persona: str, end_user: str) -> None:
 class Talk:
     """One person's conversation with one persona at a time."""
 
-    def __init__(self, client: Client, console: Console, persona: str, end_user: str) -> None:
+    def __init__(
+        self, client: Client, console: Console, persona: str, end_user: str, desk: Callable[[], Receipts]
+    ) -> None:
         self._client = client
         self._console = console
         self._persona = persona
         self._end_user = end_user
+        self._desk = desk
         self._policy_id = ""
+        self._said: tuple[Response, str] | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -78,6 +85,8 @@ class Talk:
             self._correct(rest.strip())
         elif command == "/retry":
             self._retry()
+        elif command == "/why":
+            self._why()
         elif command == "/new":
             self._begin()
             self._note("a new conversation")
@@ -134,16 +143,14 @@ class Talk:
     def _vote(self, command: str, comment: str) -> None:
         if self._last is None:
             raise InvalidInput("there is no answer to vote on yet")
-        if command == "/up":
-            self._last.up(comment)
-        else:
-            self._last.down(comment)
+        vote = self._last.up if command == "/up" else self._last.down
+        self._said = self._last, vote(comment)
         self._note(f"noted: thumb {command[1:]}{' with your comment' if comment else ''}")
 
     def _correct(self, text: str) -> None:
         if self._last is None:
             raise InvalidInput("there is no answer to correct yet")
-        self._last.correct(text)
+        self._said = self._last, self._last.correct(text)
         self._note("noted: what it should have said")
 
     def _retry(self) -> None:
@@ -153,6 +160,21 @@ class Talk:
         asked = self._messages[-2]["content"]
         self._messages = self._messages[:-2]
         self._answer(asked)
+
+    def _why(self) -> None:
+        """The feedback token is enough to ask, whatever the key is for."""
+        if self._last is None:
+            raise InvalidInput("there is no answer yet")
+        self._note(f"{self._last.policy_id} answered, {self._last.response_id}")
+        if self._said is None:
+            self._note("you have said nothing of an answer yet: /up, /down, /correct")
+            return
+        response, feedback_id = self._said
+        with self._desk() as desk:
+            known = {one.feedback_id: one for one in desk.ask(feedback_token=response.feedback_token)}
+        for line in receipt_lines(known.get(feedback_id, Receipt.not_stored(feedback_id))):
+            self._console.print(line)
+        self._console.print()
 
     def _turn_to(self, persona: str) -> None:
         if not persona:

@@ -58,9 +58,16 @@ def chat(
     """Talk to a persona, and say what you think of its answers with /up and /down."""
     from attune.cli.chat import run
     from attune.client.place import place_of
+    from attune.client.receipts import Receipts, aggregator_of
 
     settings = read_settings(config, data)
-    run(place_of(settings, "inference", server), persona or ("" if server else settings.default_persona), end_user)
+
+    def desk() -> Receipts:
+        where = place_of(settings, "aggregator", aggregator_of(server) if server else "")
+        return Receipts(where.address, api_key=where.api_key, tls=where.tls)
+
+    whom = persona or ("" if server else settings.default_persona)
+    run(place_of(settings, "inference", server), whom, end_user, desk)
 
 
 @demo_model_app.command("build")

@@ -9,15 +9,19 @@ from attune.client import Client
 """
 
 from attune.client.chat import AsyncClient, AsyncStream, Client, SamplingFields, Stream
+from attune.client.receipts import AsyncReceipts, Receipt, Receipts
 from attune.client.response import AsyncResponse, Response, ToolCall, Usage
 from attune.client.retry import Retry
 from attune.client.tls import Tls
 
 __all__ = [
     "AsyncClient",
+    "AsyncReceipts",
     "AsyncResponse",
     "AsyncStream",
     "Client",
+    "Receipt",
+    "Receipts",
     "Response",
     "Retry",
     "SamplingFields",

@@ -5,8 +5,6 @@ own where the caller gives none, so that they can be repeated and do the same on
 client/retry.py. Batches are not: sent again by the caller, what was taken before is a duplicate.
 """
 
-import asyncio
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -15,8 +13,10 @@ import grpc
 import grpc.aio
 
 from attune.client.authorized import Authorized
+from attune.client.calls import call, call_async
 from attune.client.channel import Security, open_async_channel, open_channel
 from attune.client.errors import error_of
+from attune.client.receipts import AsyncReceipts, Receipt, Receipts, Subject, aggregator_of
 from attune.client.request import (
     Messages,
     RequestFields,
@@ -38,7 +38,7 @@ class Client:
     """Talks to one server with one API key; safe to share between threads.
 
     In plain text on this machine, with TLS to any other; `tls` says otherwise (a `Tls`, True, or False
-    for plain text).
+    for plain text). Receipts come from the aggregator, by default on port 50052 of the same host.
     """
 
     def __init__(
@@ -49,11 +49,13 @@ class Client:
         tls: Security = None,
         timeout_seconds: float = 60,
         retry: Retry = PATIENT,
+        aggregator: str = "",
     ) -> None:
         self.address = address
         self.timeout_seconds = timeout_seconds
         self.retry = retry
         self._channel = open_channel(address, tls)
+        self._desk = Receipts(aggregator or aggregator_of(address), api_key=api_key, tls=tls, retry=retry)
         self._chat = Authorized(chat_pb2_grpc.ChatServiceStub(self._channel), api_key)
         self._feedback = Authorized(feedback_pb2_grpc.FeedbackServiceStub(self._channel), api_key)
         self._imports = Authorized(feedback_pb2_grpc.ImportServiceStub(self._channel), api_key)
@@ -94,6 +96,10 @@ class Client:
         reply = self._call(self._feedback.SubmitFeedback, identified(request), timeout_seconds)
         return str(reply.feedback_id)
 
+    def receipts(self, *, timeout_seconds: float | None = None, **subject: Unpack[Subject]) -> list[Receipt]:
+        """What became of feedback, the newest first: `receipts(feedback_id=...)`. Raises NotFound."""
+        return self._desk.ask(timeout_seconds=timeout_seconds or self.timeout_seconds, **subject)
+
     def submit_all(
         self, requests: Iterable[feedback_pb2.SubmitFeedbackRequest], *, timeout_seconds: float = 3600
     ) -> Iterator[feedback_pb2.SubmitFeedbackResult]:
@@ -114,6 +120,7 @@ class Client:
 
     def close(self) -> None:
         self._channel.close()
+        self._desk.close()
 
     def __enter__(self) -> Self:
         return self
@@ -123,13 +130,7 @@ class Client:
 
     def _call(self, method: Any, request: Any, timeout_seconds: float | None) -> Any:
         """One call that does the same when it is repeated."""
-        patience = self._patience(timeout_seconds)
-        while True:
-            try:
-                return method(request, timeout=patience.remaining_seconds())
-            except grpc.RpcError as failure:
-                pause = patience.pause_after(error_of(failure, self.address))
-            time.sleep(pause)
+        return call(method, request, self._patience(timeout_seconds), self.address)
 
     def _patience(self, timeout_seconds: float | None) -> Patience:
         return Patience(self.retry, timeout_seconds or self.timeout_seconds)
@@ -149,11 +150,13 @@ class AsyncClient:
         tls: Security = None,
         timeout_seconds: float = 60,
         retry: Retry = PATIENT,
+        aggregator: str = "",
     ) -> None:
         self.address = address
         self.timeout_seconds = timeout_seconds
         self.retry = retry
         self._channel = open_async_channel(address, tls)
+        self._desk = AsyncReceipts(aggregator or aggregator_of(address), api_key=api_key, tls=tls, retry=retry)
         self._chat = Authorized(chat_pb2_grpc.ChatServiceStub(self._channel), api_key)
         self._feedback = Authorized(feedback_pb2_grpc.FeedbackServiceStub(self._channel), api_key)
 
@@ -193,8 +196,13 @@ class AsyncClient:
         reply = await self._call(self._feedback.SubmitFeedback, identified(request), timeout_seconds)
         return str(reply.feedback_id)
 
+    async def receipts(self, *, timeout_seconds: float | None = None, **subject: Unpack[Subject]) -> list[Receipt]:
+        """What became of feedback, the newest first: `await receipts(feedback_id=...)`. Raises NotFound."""
+        return await self._desk.ask(timeout_seconds=timeout_seconds or self.timeout_seconds, **subject)
+
     async def close(self) -> None:
         await self._channel.close()
+        await self._desk.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -206,13 +214,7 @@ class AsyncClient:
 
     async def _call(self, method: Any, request: Any, timeout_seconds: float | None) -> Any:
         """One call that does the same when it is repeated."""
-        patience = self._patience(timeout_seconds)
-        while True:
-            try:
-                return await method(request, timeout=patience.remaining_seconds())
-            except grpc.RpcError as failure:
-                pause = patience.pause_after(error_of(failure, self.address))
-            await asyncio.sleep(pause)
+        return await call_async(method, request, self._patience(timeout_seconds), self.address)
 
     def _patience(self, timeout_seconds: float | None) -> Patience:
         return Patience(self.retry, timeout_seconds or self.timeout_seconds)
