@@ -24,6 +24,7 @@ COUNTS = {
     "attune_training_step",
     "attune_training_steps",
     "attune_verdict_passed",
+    "attune_persona_problems",
 }
 
 

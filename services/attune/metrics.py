@@ -80,6 +80,9 @@ TRAINING_CYCLES = Counter(
 TRAINING_SECONDS = Gauge("attune_training_seconds", "How long the last cycle took.", ["persona"])
 VERDICT_PASSED = Gauge("attune_verdict_passed", "1 when the last verdict let the candidate through.", ["persona"])
 
+# personas
+PERSONA_PROBLEMS = Gauge("attune_persona_problems", "Personas whose newest file cannot be read or is gone.")
+
 # rollout
 ROLLOUT_ENTRIES = Counter("attune_rollout_entries_total", "Rollout entries written, by author.", ["persona", "author"])
 

@@ -325,7 +325,9 @@ class Settings(_Section):
         Path("attune-data"), validate_default=True, description="The one folder that everything is kept in."
     )
     model: str = Field("demo", description="The base model's folder in transformers' format, or `demo`.")
-    personas: str = Field("demo", description="Folder of <persona>.toml files, or `demo`.")
+    personas: str = Field(
+        "demo", description="Folder of <persona>.toml files that a new data folder begins with, or `demo`."
+    )
     default_persona: str = Field("concierge", description="Who answers when a request names nobody.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What is written to the logs.")
     inference: InferenceSettings = InferenceSettings()

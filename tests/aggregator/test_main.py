@@ -19,6 +19,7 @@ from attune.v1 import dataset_pb2, dataset_pb2_grpc
 from tests.aggregator.plant import Plant, ids_of
 from tests.eventlog.waiting import eventually
 from tests.lake.events import response_event, thumb_event
+from tests.persona_files import apply
 
 
 def start(folder: Path) -> "subprocess.Popen[bytes]":
@@ -45,8 +46,8 @@ def stop(process: "subprocess.Popen[bytes]") -> int:
     return process.wait(30)
 
 
-def datasets(folder: Path) -> int:
-    return len(list_datasets(folder / "datasets", "default", "concierge"))
+def datasets(folder: Path, persona: str = "concierge") -> int:
+    return len(list_datasets(folder / "datasets", "default", persona))
 
 
 def test_it_waits_for_the_log_ingests_builds_once_and_stops_in_order(tmp_path: Path) -> None:
@@ -76,13 +77,18 @@ def test_it_waits_for_the_log_ingests_builds_once_and_stops_in_order(tmp_path: P
         plant.append(thumb_event(19, 19))
         eventually(lambda: datasets(tmp_path) == 2, 30)
 
+        apply(tmp_path, "guide", 'system_prompt = ""')
+        plant.append(*[response_event(n, persona="guide") for n in range(600, 610)])
+        plant.append(*[thumb_event(n, n, persona="guide") for n in range(600, 610)])
+        eventually(lambda: datasets(tmp_path, "guide") == 1, 30)
+
         process.send_signal(signal.SIGSTOP)
         plant.append(*[response_event(n) for n in range(12, 500)])
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGCONT)
         assert process.wait(30) == 0
-        assert plant.log.positions("aggregator")[RESPONSES, 0] == 500
-        assert plant.ids("responses") == ids_of([response_event(n) for n in range(500)])
+        assert plant.log.positions("aggregator")[RESPONSES, 0] == 510
+        assert plant.ids("responses") == ids_of([response_event(n) for n in (*range(500), *range(600, 610))])
         plant.close()
         assert not (tmp_path / "run" / "aggregator.json").exists()
     finally:

@@ -2,16 +2,19 @@ import pytest
 
 from attune.chat.sampling import resolve_sampling
 from attune.errors import InvalidInput
-from attune.personas import SamplingDefaults
+from attune.personas.persona import SamplingDefaults, SamplingLimits
 from attune.v1 import event_pb2
 
 DEFAULTS = SamplingDefaults(temperature=0.7, top_p=0.9, top_k=40, max_tokens=100)
 
 
-def resolve(prompt_tokens: int = 10, model_tokens: int = 1000, **fields: object) -> event_pb2.Sampling:
+def resolve(
+    prompt_tokens: int = 10, model_tokens: int = 1000, limits: SamplingLimits | None = None, **fields: object
+) -> event_pb2.Sampling:
     return resolve_sampling(
         event_pb2.Sampling(**fields),  # type: ignore[arg-type]
         DEFAULTS,
+        limits or SamplingLimits(),
         prompt_tokens=prompt_tokens,
         model_tokens=model_tokens,
     )
@@ -47,3 +50,17 @@ def test_a_prompt_without_room_for_an_answer_is_refused() -> None:
 
 def test_a_temperature_too_small_to_divide_by_is_recorded_as_what_is_used() -> None:
     assert resolve(temperature=1e-9).temperature == 0.01
+
+
+def test_a_persona_may_take_less_than_the_model_does() -> None:
+    limits = SamplingLimits(max_tokens=100, min_temperature=0.2, max_temperature=1.2)
+    assert resolve(limits=limits, max_tokens=100, temperature=1.2).max_tokens == 100
+    for fields, said in (
+        ({"max_tokens": 101}, "max_tokens is 101; this persona's limit is 100"),
+        ({"temperature": 1.3}, "temperature is 1.3; this persona's limits are 0.2 to 1.2"),
+        ({"temperature": 0}, "temperature is 0; this persona's limits are 0.2 to 1.2"),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            resolve(limits=limits, **fields)
+        assert caught.value.message == said
+        assert caught.value.field == f"sampling.{next(iter(fields))}"

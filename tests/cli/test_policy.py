@@ -25,7 +25,9 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
         monkeypatch.delenv(name)
     monkeypatch.setenv("ATTUNE_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
-    return House.at(tmp_path / "data")
+    house = House.at(tmp_path / "data")
+    house.personas()
+    return house
 
 
 @pytest.fixture

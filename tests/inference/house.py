@@ -35,28 +35,21 @@ from attune.inference.policies import Policies
 from attune.inference.quota import Quotas
 from attune.inference.structured import Grammars
 from attune.keys import Keys, PolicySigner
-from attune.personas import Persona, SamplingDefaults
+from attune.personas import Personas
 from attune.personas.api_keys import KeyStore
-from attune.personas.store import Personas
 from attune.registry.policies import PolicyManifest, Probe, Registry
 from attune.registry.rollouts import RolloutEntry, RolloutLog
 from attune.registry.verdict import Verdict
 from attune.settings import Settings, TenantSettings
 from attune.v1 import chat_pb2, chat_pb2_grpc, event_pb2, feedback_pb2_grpc
 from tests.keyed import key_store, keyed_channel
+from tests.persona_files import personas_of, stored
 
-PERSONAS = {
-    "concierge": Persona(
-        name="concierge",
-        system_prompt="You are the concierge of a hotel. Answer in few words.",
-        sampling=SamplingDefaults(max_tokens=64),
-    ),
-    "tutor": Persona(
-        name="tutor",
-        system_prompt="You are a patient tutor. Explain kindly and step by step.",
-        sampling=SamplingDefaults(max_tokens=64),
-    ),
+PERSONA_TEXTS = {
+    "concierge": 'system_prompt = "You are the concierge of a hotel. Answer in few words."\nsampling.max_tokens = 64\n',
+    "tutor": 'system_prompt = "You are a patient tutor. Explain kindly and step by step."\nsampling.max_tokens = 64\n',
 }
+PERSONAS = personas_of(PERSONA_TEXTS)
 
 
 def user(*contents: str) -> list[event_pb2.Message]:
@@ -89,6 +82,7 @@ class House:
     server: InferenceServer
     grpc_server: grpc.aio.Server
     chat: Chat
+    personas: Personas
     policies: Policies
     log: SqliteLog
     keys: Keys
@@ -124,7 +118,6 @@ class House:
         max_log_bytes: int = 64 << 20,
         max_tokens: int = 1 << 20,
         stall_seconds: float = 30,
-        personas: Sequence[Persona] = tuple(PERSONAS.values()),
         tenants: Mapping[str, TenantSettings] | None = None,
         cors_origins: tuple[str, ...] = ("https://app.example.org",),
     ) -> "AsyncIterator[House]":
@@ -135,14 +128,14 @@ class House:
         log = SqliteLog(folder / "spool", max_bytes=max_log_bytes, readers=["aggregator"], feedback_share=0.1)
         base_model_hash = model_hash(demo_model)
         access, api_key = key_store(folder)
-        known = Personas(personas, "concierge")
+        known = stored(folder, PERSONA_TEXTS)
         idempotency = Idempotency(folder / "idempotency.sqlite", keep_hours=1, most_answers=1000)
         grammars = Grammars(demo_model)
         policies = Policies(
             engine,
             registry,
             rollouts,
-            {one.name: one for one in known},
+            known,
             base_model_hash=base_model_hash,
             adapters=folder / "adapters",
         )
@@ -192,6 +185,7 @@ class House:
                     server=server,
                     grpc_server=grpc_server,
                     chat=chat,
+                    personas=known,
                     policies=policies,
                     log=log,
                     keys=keys,

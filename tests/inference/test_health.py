@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2
 
 from attune.chat.template import ChatTemplate
 from attune.inference.engine import Engine
-from tests.inference.house import House, ask, endless
+from tests.inference.house import PERSONAS, House, ask, endless
 from tests.inference.waiting import eventually
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -112,7 +112,7 @@ async def test_a_swap_does_not_look_like_a_failure(watched: House, adapter: Call
     for seed in (1, 2, 3):
         policy_id = await watched.publish(adapter(seed))
         watched.roll_out((policy_id, 1.0))
-        await eventually(lambda: watched.policies.serving("concierge")[0][0] == policy_id, seconds=60)  # noqa: B023
+        await eventually(lambda: watched.policies.serving(PERSONAS["concierge"])[0][0] == policy_id, seconds=60)  # noqa: B023
         assert (await watched.stub.Chat(ask(max_tokens=2), timeout=60)).responses[0].policy_id == policy_id
     assert not changed.done()
     changed.cancel()

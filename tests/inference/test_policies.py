@@ -14,6 +14,7 @@ from attune.inference.engine import Engine
 from attune.registry.policies import Probe
 from attune.v1 import event_pb2
 from tests.inference.house import (
+    PERSONAS,
     PROBE_OUTPUT,
     PROBE_PROMPT,
     House,
@@ -83,7 +84,7 @@ async def test_shares_split_conversations_and_keep_each_with_its_policy(house: H
     picked = {}
     for number in range(200):
         conversation = f"c-{number}"
-        lease, again = (house.policies.lease("concierge", conversation) for _ in range(2))
+        lease, again = (house.policies.lease(PERSONAS["concierge"], conversation) for _ in range(2))
         assert lease.policy_id == again.policy_id
         picked[conversation] = lease.policy_id
         lease.release()

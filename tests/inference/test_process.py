@@ -160,7 +160,7 @@ async def test_kill_9_leaves_no_orphans_and_the_log_opens_clean(tmp_path: Path) 
     ("environment", "sentence"),
     [
         ({"ATTUNE_PERSONAS": "/nowhere"}, "no persona here"),
-        ({"ATTUNE_DEFAULT_PERSONA": "nobody"}, "the default persona nobody has no file"),
+        ({"ATTUNE_DEFAULT_PERSONA": "nobody"}, "default_persona is nobody; "),
         ({"ATTUNE_MODEL": "/nowhere"}, "/nowhere"),
         ({"ATTUNE_INFERENCE__HOST": "192.0.2.1"}, "cannot listen on 192.0.2.1:0"),
     ],

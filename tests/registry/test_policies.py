@@ -11,7 +11,7 @@ import pytest
 
 from attune.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidInput, NotFound
 from attune.keys import PolicySigner
-from attune.registry.files import canonical_json
+from attune.registry.fields import canonical_json
 from attune.registry.policies import MAX_MANIFEST_BYTES, Registry
 from tests.registry.adapters import BASE, manifest_of, publish, verdict_of, write_adapter
 

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from attune.errors import DataLoss, InvalidInput
-from attune.registry.files import Fields, canonical_json
+from attune.registry.fields import Fields, canonical_json
 from attune.registry.verdict import Check, Verdict
 
 

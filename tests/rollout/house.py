@@ -9,14 +9,15 @@ from pathlib import Path
 
 from attune.errors import Unavailable
 from attune.keys import PolicySigner
-from attune.personas.persona import Persona
+from attune.personas import Personas
 from attune.registry.policies import Registry
 from attune.registry.rollouts import RolloutLog
 from attune.rollout.promotion import Promotion
 from attune.runtime import read_endpoints
+from tests.persona_files import stored
 from tests.registry.adapters import BASE, publish
 
-PERSONAS = {name: Persona(name=name, system_prompt="Answer.") for name in ("concierge", "tutor")}
+PERSONAS = dict.fromkeys(("concierge", "tutor"), 'system_prompt = "Answer."')
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,10 @@ class House:
         )
 
     def promotion(self, base_model_hash: str = BASE) -> Promotion:
-        return Promotion(self.registry, self.log, tuple(PERSONAS.values()), base_model_hash=base_model_hash)
+        return Promotion(self.registry, self.log, self.personas(), base_model_hash=base_model_hash)
+
+    def personas(self) -> Personas:
+        return stored(self.data, PERSONAS)
 
     def entered(self, persona: str = "concierge") -> list[str]:
         return [entry.main_policy_id for entry in self.log.history("default", persona)]

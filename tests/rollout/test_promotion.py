@@ -1,6 +1,8 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from attune.registry.rollouts import RolloutEntry
+from tests.eventlog.waiting import eventually
+from tests.persona_files import apply
 from tests.registry.adapters import verdict_of
 from tests.rollout.house import House
 
@@ -18,6 +20,21 @@ def test_each_persona_gets_its_own_newest_policy(house: House) -> None:
     promotion.turn()
     assert house.entered() == [first, second]
     assert house.entered("tutor") == [tutors]
+
+
+def test_a_persona_that_is_applied_later_is_looked_after_too(house: House) -> None:
+    promotion = house.promotion()
+    policy_id = house.publish(persona="guide")
+    promotion.turn()
+    assert house.entered("guide") == []
+
+    apply(house.data, "guide", 'system_prompt = ""')
+
+    def promoted() -> bool:
+        promotion.turn()
+        return house.entered("guide") == [policy_id]
+
+    eventually(promoted, 10)
 
 
 def test_a_policy_is_promoted_once_its_verdict_is_there(house: House) -> None:

@@ -6,11 +6,11 @@ import pytest_asyncio
 
 from attune import rpc
 from attune.access import Role
-from attune.personas.store import Personas
 from attune.rollout.promotion import Promotion
 from attune.rollout.service import PolicyService
 from attune.v1 import policy_pb2, policy_pb2_grpc
 from tests.keyed import key_store, keyed_channel
+from tests.persona_files import stored
 from tests.registry.adapters import BASE
 from tests.rollout.house import PERSONAS, House
 
@@ -19,7 +19,7 @@ from tests.rollout.house import PERSONAS, House
 async def channel(house: House) -> AsyncIterator[grpc.aio.Channel]:
     store, api_key = key_store(house.data)
     server = rpc.build_server(store, max_message_bytes=1 << 16)
-    service = PolicyService(house.registry, house.log, Personas(PERSONAS.values(), "concierge"), base_model_hash=BASE)
+    service = PolicyService(house.registry, house.log, house.personas(), base_model_hash=BASE)
     policy_pb2_grpc.add_PolicyServiceServicer_to_server(service, server)
     port = rpc.bind(server, "127.0.0.1", 0, None)
     await server.start()
@@ -162,7 +162,7 @@ async def test_another_tenant_sees_no_persona_of_the_first(house: House, method:
     store, _ = key_store(house.data)
     policy_id = house.publish()
     server = rpc.build_server(store, max_message_bytes=1 << 16)
-    service = PolicyService(house.registry, house.log, Personas(PERSONAS.values(), "concierge"), base_model_hash=BASE)
+    service = PolicyService(house.registry, house.log, house.personas(), base_model_hash=BASE)
     policy_pb2_grpc.add_PolicyServiceServicer_to_server(service, server)
     port = rpc.bind(server, "127.0.0.1", 0, None)
     await server.start()
@@ -177,12 +177,12 @@ async def test_another_tenant_sees_no_persona_of_the_first(house: House, method:
 
 async def test_where_a_person_is_to_approve_a_policy_waits_for_it(house: House) -> None:
     store, api_key = key_store(house.data)
-    careful = {name: one.model_copy(update={"approval": "person"}) for name, one in PERSONAS.items()}
+    careful = stored(house.data, {name: f'{text}\napproval = "person"' for name, text in PERSONAS.items()})
     policy_id = house.publish()
-    Promotion(house.registry, house.log, tuple(careful.values()), base_model_hash=BASE).turn()
+    Promotion(house.registry, house.log, careful, base_model_hash=BASE).turn()
     assert house.log.current("default", "concierge") is None
     server = rpc.build_server(store, max_message_bytes=1 << 16)
-    service = PolicyService(house.registry, house.log, Personas(careful.values(), "concierge"), base_model_hash=BASE)
+    service = PolicyService(house.registry, house.log, careful, base_model_hash=BASE)
     policy_pb2_grpc.add_PolicyServiceServicer_to_server(service, server)
     port = rpc.bind(server, "127.0.0.1", 0, None)
     await server.start()

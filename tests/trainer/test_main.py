@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.persona_files import apply
 from tests.trainer.tiny import dataset_of, thumbs
 
 from attune.chat.model import model_hash
@@ -98,6 +99,11 @@ def test_sigterm_in_the_middle_of_training_and_on_again(
     process = start(ATTUNE_TRAINER__KTO__EPOCHS="1")
     wait_for(lambda: bool(outcomes.dataset_ids()), process)
     wait_for(lambda: metric(data, 'attune_training_state{state="idle"}') == 1, process)
+    # A persona that is applied while the trainer runs has its cycles too.
+    apply(data, "guide", 'system_prompt = ""')
+    base_model_hash = registry.read(registry.ids()[0]).base_model_hash
+    dataset_of(data / "datasets", thumbs(8), base_model_hash, persona="guide")
+    wait_for(lambda: len(outcomes.dataset_ids()) == 2, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == 0
     assert len(registry.ids()) == 1
@@ -106,6 +112,8 @@ def test_sigterm_in_the_middle_of_training_and_on_again(
     assert [line["message"] for line in lines if line["message"].startswith("cycle")] == [
         "cycle begins",
         "cycle stopped",
+        "cycle begins",
+        "cycle ended",
         "cycle begins",
         "cycle ended",
     ]

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from attune.lake.lake import Lake
 from attune.lake.snapshot import open_snapshot
 from attune.logs import configure_logging
 from attune.metrics_page import serve_metrics
-from attune.personas import Persona, load_personas
+from attune.personas import Personas
 from attune.personas.api_keys import KeyStore
 from attune.registry.policies import Registry
 from attune.runtime import clear_endpoints, die_with_parent, write_endpoints
@@ -45,16 +45,15 @@ _SERVICES = tuple(service.full_name for service in dataset_pb2.DESCRIPTOR.servic
 class Aggregator:
     """Ingests, and builds what is due."""
 
-    def __init__(
-        self, log: EventReader, lake: Lake, builder: Builder, personas: Iterable[Persona], batch_records: int
-    ) -> None:
+    def __init__(self, log: EventReader, lake: Lake, builder: Builder, personas: Personas, batch_records: int) -> None:
         self._lake = lake
         self._builder = builder
-        self._personas = tuple(personas)
+        self._personas = personas
         self._batch_records = batch_records
         self._responses = Ingest(log, lake, RESPONSES, batch_records=batch_records)
         self._feedback = Ingest(log, lake, FEEDBACK, batch_records=batch_records)
         self._counted_rows = -1
+        self._counted_personas: set[tuple[str, str]] = set()
         self._next_count = 0.0
 
     def run(self, stopping: threading.Event, poll_seconds: float) -> None:
@@ -78,13 +77,16 @@ class Aggregator:
     def build(self) -> None:
         """The datasets that are due: looked for when enough may have come, and now and then for the metric."""
         rows = self._lake.feedback.count()
+        personas = {(persona.tenant, persona.name) for persona in self._personas}
+        if personas - self._counted_personas:
+            self._counted_rows = -1  # somebody's feedback may have come before they were known
         may_be_due = rows - self._counted_rows >= self._builder.least_missing()
         if rows == self._counted_rows or not (may_be_due or time.monotonic() >= self._next_count):
             return
         with open_snapshot(self._lake, self._builder.rules.threads, self._builder.rules.memory_mib) as snapshot:
-            for persona in self._personas:
-                self._builder.build_due(snapshot, persona.tenant, persona.name, int(time.time() * 1000))
-        self._counted_rows = rows
+            for tenant, name in sorted(personas):
+                self._builder.build_due(snapshot, tenant, name, int(time.time() * 1000))
+        self._counted_rows, self._counted_personas = rows, personas
         self._next_count = time.monotonic() + _COUNT_SECONDS
 
     def _drain(self) -> None:
@@ -129,7 +131,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     rules = settings.aggregator
-    personas = load_personas(settings.personas_folder)
+    personas = Personas.open(settings.data, settings.personas_folder, settings.default_persona)
     keys = Keys.load_or_create(settings.data / "keys")
     registry = Registry(settings.data / "registry", PolicyVerifier.load_or_create(settings.data / "keys"))
     index = ReceiptIndex(settings.data, registry)
@@ -153,7 +155,7 @@ async def serve(settings: Settings) -> None:
     logger.info("aggregator started", extra={"grpc_port": grpc_port, "metrics_port": metrics_port})
     try:
         await _all_of(
-            asyncio.to_thread(aggregate, settings, personas.values(), keys, stopping),
+            asyncio.to_thread(aggregate, settings, personas, keys, stopping),
             asyncio.to_thread(keep_up_to_date, index, stopping, rules.poll_seconds),
             stopping=stopping,
         )
@@ -164,7 +166,7 @@ async def serve(settings: Settings) -> None:
         page.shutdown()
 
 
-def aggregate(settings: Settings, personas: Iterable[Persona], keys: Keys, stopping: threading.Event) -> None:
+def aggregate(settings: Settings, personas: Personas, keys: Keys, stopping: threading.Event) -> None:
     """Event log to lake to datasets, until it is told to stop."""
     rules = settings.aggregator
     lake = Lake(settings.data / "lake")

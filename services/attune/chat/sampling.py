@@ -31,8 +31,42 @@ class Defaults(Protocol):
     def max_tokens(self) -> int: ...
 
 
+class PersonaLimits(Protocol):
+    """What a request may not go beyond; a persona's SamplingLimits is one."""
+
+    @property
+    def max_tokens(self) -> int | None: ...
+    @property
+    def min_temperature(self) -> float: ...
+    @property
+    def max_temperature(self) -> float: ...
+
+
+def check_defaults(defaults: Defaults, limits: PersonaLimits) -> None:
+    """Raises InvalidInput where a persona's defaults are outside its own limits."""
+    if limits.min_temperature > limits.max_temperature:
+        raise InvalidInput(
+            f"limits.min_temperature is {limits.min_temperature:g}; limits.max_temperature is "
+            f"{limits.max_temperature:g}, which is less"
+        )
+    if not limits.min_temperature <= defaults.temperature <= limits.max_temperature:
+        raise InvalidInput(
+            f"sampling.temperature is {defaults.temperature:g}; limits allow {limits.min_temperature:g} to "
+            f"{limits.max_temperature:g}"
+        )
+    if limits.max_tokens is not None and defaults.max_tokens > limits.max_tokens:
+        raise InvalidInput(
+            f"sampling.max_tokens is {defaults.max_tokens}; limits.max_tokens allows {limits.max_tokens}"
+        )
+
+
 def resolve_sampling(
-    requested: event_pb2.Sampling, defaults: Defaults, *, prompt_tokens: int, model_tokens: int
+    requested: event_pb2.Sampling,
+    defaults: Defaults,
+    limits: PersonaLimits,
+    *,
+    prompt_tokens: int,
+    model_tokens: int,
 ) -> event_pb2.Sampling:
     """The sampling that is used, each field but the seed set; raises InvalidInput with the value and the limit.
 
@@ -46,20 +80,17 @@ def resolve_sampling(
             + (" with the answer" if room == 0 else ""),
             field="messages",
         )
+    max_tokens = min(defaults.max_tokens, room)
     if requested.HasField("max_tokens"):
         max_tokens = requested.max_tokens
-        if max_tokens < 1:
-            raise InvalidInput("max_tokens is 0; it must be at least 1", field="sampling.max_tokens")
-        if max_tokens > room:
-            raise InvalidInput(
-                f"prompt has {prompt_tokens} tokens and max_tokens is {max_tokens}; together this model takes "
-                f"{model_tokens}",
-                field="sampling.max_tokens",
-            )
-    else:
-        max_tokens = min(defaults.max_tokens, room)
-
+        _check_max_tokens(max_tokens, limits, prompt_tokens=prompt_tokens, model_tokens=model_tokens)
     temperature = _number(requested, "temperature", defaults.temperature, 0, 2)
+    if not limits.min_temperature <= temperature <= limits.max_temperature:
+        raise InvalidInput(
+            f"temperature is {temperature:g}; this persona's limits are {limits.min_temperature:g} to "
+            f"{limits.max_temperature:g}",
+            field="sampling.temperature",
+        )
     top_p = _number(requested, "top_p", defaults.top_p, 0, 1)
     if top_p == 0:
         raise InvalidInput("top_p is 0; it must be above 0 and at most 1", field="sampling.top_p")
@@ -88,6 +119,21 @@ def resolve_sampling(
         seed=requested.seed if requested.HasField("seed") else None,
         stop=requested.stop,
     )
+
+
+def _check_max_tokens(max_tokens: int, limits: PersonaLimits, *, prompt_tokens: int, model_tokens: int) -> None:
+    if max_tokens < 1:
+        raise InvalidInput("max_tokens is 0; it must be at least 1", field="sampling.max_tokens")
+    if limits.max_tokens is not None and max_tokens > limits.max_tokens:
+        raise InvalidInput(
+            f"max_tokens is {max_tokens}; this persona's limit is {limits.max_tokens}", field="sampling.max_tokens"
+        )
+    if max_tokens > model_tokens - prompt_tokens:
+        raise InvalidInput(
+            f"prompt has {prompt_tokens} tokens and max_tokens is {max_tokens}; together this model takes "
+            f"{model_tokens}",
+            field="sampling.max_tokens",
+        )
 
 
 def _number(requested: event_pb2.Sampling, name: str, default: float, low: float, high: float) -> float:

@@ -22,9 +22,10 @@ def offered_tools(
 ) -> tuple[event_pb2.Tool, ...]:
     """The tools that the model is shown: the persona's, then the request's; none with MODE_NONE.
 
-    Raises InvalidInput for a tool that cannot be offered, and for a choice that cannot be followed.
+    Raises InvalidInput for a tool that cannot be offered, one with the name of a persona's tool included, and for a
+    choice that cannot be followed.
     """
-    _check_tools(asked, {tool.name for tool in persona})
+    check_tools(asked, {tool.name for tool in persona})
     tools = (*persona, *asked)
     match choice.mode:
         case event_pb2.ToolChoice.MODE_UNSPECIFIED | event_pb2.ToolChoice.MODE_AUTO:
@@ -80,7 +81,8 @@ def typed_tools(tools: Iterable[Mapping[str, Any]]) -> list[event_pb2.Tool]:
     ]
 
 
-def _check_tools(tools: Sequence[event_pb2.Tool], taken: set[str]) -> None:
+def check_tools(tools: Sequence[event_pb2.Tool], taken: set[str]) -> None:
+    """Raises InvalidInput for what cannot be offered; names that are taken already are added to."""
     if len(tools) > MAX_TOOLS:
         raise InvalidInput(f"there are {len(tools)} tools; at most {MAX_TOOLS} are taken", field="tools")
     for index, tool in enumerate(tools):

@@ -11,6 +11,7 @@ from attune.cli.config import config_app
 from attune.cli.feedback import feedback_app
 from attune.cli.key import key_app
 from attune.cli.options import ConfigOption, DataOption, ServerOption, config_file, environment, read_settings
+from attune.cli.persona import persona_app
 from attune.cli.policy import policy_app
 from attune.cli.rehearse import rehearse
 from attune.cli.train import train
@@ -34,7 +35,9 @@ def up(
     model: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="The base model, in transformers' format, or `demo`.")
     ] = None,
-    personas: Annotated[str | None, typer.Option(metavar="FOLDER", help="Of <persona>.toml files, or `demo`.")] = None,
+    personas: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="What a new data folder begins with, or `demo`.")
+    ] = None,
 ) -> None:
     """Run the whole ring on this machine until Ctrl-C: serve, collect, train, roll out."""
     from attune.cli.up import ring, steady_console
@@ -87,6 +90,7 @@ def build_demo_model(
 
 app.command("train")(train)
 app.command("rehearse")(rehearse)
+app.add_typer(persona_app, name="persona")
 app.add_typer(policy_app, name="policy")
 app.add_typer(feedback_app, name="feedback")
 app.add_typer(key_app, name="key")

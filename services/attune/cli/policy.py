@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attune.cli.options import ConfigOption, DataOption, read_settings
+from attune.ids import DEFAULT_TENANT
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -124,6 +125,7 @@ def export(
         bool, typer.Option("--merged", help="Write one model with its tokenizer instead of the adapter alone.")
     ] = False,
     persona: PersonaOption = "",
+    tenant: Annotated[str, typer.Option(metavar="NAME", help="Whose persona it is.")] = DEFAULT_TENANT,
     config: ConfigOption = None,
     data: DataOption = None,
 ) -> None:
@@ -132,11 +134,15 @@ def export(
     Reads the data folder; attune need not be running. Nothing is left in TARGET when it fails.
     """
     settings = read_settings(config, data)
-    exported = export_policy(settings, target.absolute(), policy_id=policy_id, persona=persona, merged=merged)
+    exported = export_policy(
+        settings, target.absolute(), policy_id=policy_id, persona=persona, merged=merged, tenant=tenant
+    )
     _print(f"{exported} is in {target}")
 
 
-def export_policy(settings: "Settings", target: Path, *, policy_id: str, persona: str, merged: bool) -> str:
+def export_policy(
+    settings: "Settings", target: Path, *, policy_id: str, persona: str, merged: bool, tenant: str = DEFAULT_TENANT
+) -> str:
     """Writes the policy, all of it or nothing, and returns its id; the whole of it is verified first.
 
     The gate's verdict is not asked for: a refused policy may be looked at elsewhere.
@@ -144,21 +150,19 @@ def export_policy(settings: "Settings", target: Path, *, policy_id: str, persona
     from attune import ids
     from attune.errors import FailedPrecondition, NotFound
     from attune.keys import PolicyVerifier
-    from attune.personas.persona import load_personas
+    from attune.personas import PersonaVersions
     from attune.registry.policies import Registry
     from attune.registry.rollouts import RolloutLog
 
-    chosen = load_personas(settings.personas_folder).get(persona or settings.default_persona)
-    if chosen is None:
-        raise NotFound(f"no persona {persona or settings.default_persona} in {settings.personas_folder}")
+    if not (settings.data / "keys").is_dir():
+        raise NotFound(f"{settings.data} is no data folder of attune; name one with --data")
+    chosen = PersonaVersions(settings.data / "personas").current(tenant, persona or settings.default_persona).persona
     if not policy_id:
         entry = RolloutLog(settings.data / "registry").current(chosen.tenant, chosen.name)
         policy_id = ids.BASE_POLICY if entry is None else entry.main_policy_id
     is_base = ids.policy_number(policy_id) == 0
     if is_base and not merged:
         raise FailedPrecondition("the base model has no adapter; --merged writes the base model itself")
-    if not (settings.data / "keys").is_dir():
-        raise NotFound(f"{settings.data} is no data folder of attune; name one with --data")
     registry = Registry(settings.data / "registry", PolicyVerifier.load_or_create(settings.data / "keys"))
     manifest = None if is_base else registry.check(policy_id)
     if manifest is not None and (manifest.tenant, manifest.persona) != (chosen.tenant, chosen.name):

@@ -5,7 +5,8 @@ import socket
 from collections.abc import Iterator
 
 from attune.errors import FailedPrecondition, InvalidInput
-from attune.personas import load_personas
+from attune.personas import PersonaError, Personas
+from attune.personas.persona import read_personas
 from attune.settings import Settings
 from attune.tls import exposure, server_tls
 
@@ -13,17 +14,23 @@ SERVICES = ("inference", "aggregator", "trainer", "rollout")
 """In the order of stopping: what is acknowledged first stops to grow, then it is carried on."""
 
 
-def check(settings: Settings) -> list[str]:
-    """The personas' names, the default one first; raises an AttuneError for what no service could start with."""
-    personas = load_personas(settings.personas_folder)
-    if settings.default_persona not in personas:
-        raise InvalidInput(
-            f"default_persona is {settings.default_persona}; {settings.personas_folder} has {', '.join(personas)}"
-        )
+def check_start(settings: Settings) -> None:
+    """Raises an AttuneError for what no service could start with."""
     if not (settings.model_folder / "config.json").is_file():
         raise InvalidInput(f"model: {settings.model_folder} has no config.json; name a folder in transformers' format")
     server_tls(settings.tls)
-    return sorted(personas, key=lambda name: (name != settings.default_persona, name))
+
+
+def unapplied(settings: Settings, personas: Personas) -> list[str]:
+    """The personas of the operator's own folder that are not what was applied."""
+    if settings.personas == "demo":
+        return []
+    try:
+        found = [persona for persona, _ in read_personas(settings.personas_folder)]
+    except PersonaError:  # a data folder that has its personas needs that folder no more
+        return []
+    applied = {(persona.tenant, persona.name): persona.version for persona in personas}
+    return [persona.label for persona in found if applied.get((persona.tenant, persona.name)) != persona.version]
 
 
 def dangers(settings: Settings) -> list[str]:

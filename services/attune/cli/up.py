@@ -21,11 +21,12 @@ from rich.spinner import Spinner
 from rich.table import Table
 
 from attune import addresses
-from attune.cli.preflight import SERVICES, check, check_ports, dangers
+from attune.cli.preflight import SERVICES, check_ports, check_start, dangers, unapplied
 from attune.cli.supervisor import Exited, Service, Started, Supervisor, hold
 from attune.cli.watch import Watched
 from attune.errors import Unavailable
 from attune.ids import BASE_POLICY
+from attune.personas import Personas
 from attune.personas.api_keys import local_api_key
 from attune.runtime import clear_endpoints, stop_on_signals
 from attune.settings import Settings
@@ -50,9 +51,11 @@ def up(settings: Settings, services: Sequence[Service], environment: Mapping[str
     Raises an AttuneError before anything is started when the settings cannot work, and after everything is stopped
     when a service cannot be started. Main thread only.
     """
-    personas = check(settings)
+    check_start(settings)
     with hold(settings.data, _LEFTOVER_SECONDS) as lock:
         check_ports(settings)
+        known = Personas.open(settings.data, settings.personas_folder, settings.default_persona)
+        personas = sorted((each.label for each in known), key=lambda name: (name != settings.default_persona, name))
         for service in services:
             clear_endpoints(settings.data, service.name)
         stopping, hurried = _signals()
@@ -68,6 +71,7 @@ def up(settings: Settings, services: Sequence[Service], environment: Mapping[str
         with supervisor:
             try:
                 _say_start(settings, personas, console)
+                _say_unapplied(settings, unapplied(settings, known), console)
                 if _wait_until_ready(supervisor, watched, settings, stopping, console):
                     endpoints = {each.name: each.endpoints for each in watched}
                     _say_places(places(settings, personas, endpoints, show_key=console.is_terminal), console)
@@ -105,6 +109,14 @@ def _say_start(settings: Settings, personas: Sequence[str], console: Console) ->
     )
     for danger in dangers(settings):
         console.print(f"[yellow]warning[/] {escape(danger)}")
+
+
+def _say_unapplied(settings: Settings, labels: Sequence[str], console: Console) -> None:
+    if labels:
+        console.print(
+            f"[yellow]warning[/] {', '.join(labels)} in {escape(str(settings.personas_folder))} is not what was "
+            "applied: `attune persona diff` shows how, `attune persona apply` puts it in service"
+        )
 
 
 def _wait_until_ready(

@@ -144,7 +144,7 @@ class Chat:
         if request.policy_id:
             caller.require(Role.OPERATE)
             policy_number(request.policy_id)
-        tools = offered_tools((), request.tools, request.tool_choice)
+        tools = offered_tools(persona.offered_tools, request.tools, request.tool_choice)
         consent = resolve_consent(request.consent, self.tenants.get(caller.tenant))
         return Asked(request, caller, persona, consent, tools), received
 
@@ -177,6 +177,7 @@ class Chat:
         sampling = resolve_sampling(
             asked.request.sampling,
             asked.persona.sampling,
+            asked.persona.limits,
             prompt_tokens=len(prompt_token_ids),
             model_tokens=self.engine.model_tokens,
         )
@@ -225,7 +226,7 @@ class Chat:
                 )
                 reservation = self.log.reserve(nbytes, RESPONSES)
             try:
-                lease = self.policies.lease(persona.name, conversation_id, pinned=request.policy_id)
+                lease = self.policies.lease(persona, conversation_id, pinned=request.policy_id)
             except BaseException:
                 if reservation is not None:
                     reservation.release()
@@ -272,8 +273,10 @@ class Chat:
         metrics.PROMPT_TOKENS.labels(persona.name).inc(len(turn.prompt_token_ids))
 
     async def _render(self, asked: Asked) -> list[int]:
-        arguments = asked.persona.system_prompt, asked.request.messages, asked.tools
-        if asked.request.ByteSize() <= _RENDER_INLINE_CHARACTERS:
+        system_prompt = asked.persona.system_prompt
+        arguments = system_prompt, asked.request.messages, asked.tools
+        size = len(system_prompt) + asked.request.ByteSize() + sum(tool.ByteSize() for tool in asked.tools)
+        if size <= _RENDER_INLINE_CHARACTERS:
             return self.template.render(*arguments)
         return await asyncio.to_thread(self.template.render, *arguments)
 

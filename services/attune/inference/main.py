@@ -84,7 +84,7 @@ async def serve(settings: Settings, *, ignore_end: bool = False) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
 
     inference = settings.inference
-    personas = Personas.load(settings.personas_folder, settings.default_persona)
+    personas = Personas.open(settings.data, settings.personas_folder, settings.default_persona)
     keys = Keys.load_or_create(settings.data / "keys")
     verifier = PolicyVerifier.load_or_create(settings.data / "keys")
     access = KeyStore(settings.data / "access")
@@ -122,7 +122,7 @@ async def serve(settings: Settings, *, ignore_end: bool = False) -> int:
                 engine,
                 Registry(settings.data / "registry", verifier),
                 RolloutLog(settings.data / "registry"),
-                {persona.name: persona for persona in personas},
+                personas,
                 base_model_hash=base_model_hash,
                 adapters=settings.data / "adapters",
             )

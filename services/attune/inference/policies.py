@@ -5,7 +5,7 @@ import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from attune.errors import (
 from attune.ids import BASE_POLICY, policy_number
 from attune.inference.engine import Adapter, Engine
 from attune.inference.swapgate import Reading, judge_probe
-from attune.personas import Persona
+from attune.personas import Persona, Personas
 from attune.registry.policies import PolicyManifest, Registry
 from attune.registry.rollouts import RolloutEntry, RolloutLog
 
@@ -96,7 +96,7 @@ class Policies:
         engine: Engine,
         registry: Registry,
         rollouts: RolloutLog,
-        personas: Mapping[str, Persona],
+        personas: Personas,
         *,
         base_model_hash: str,
         adapters: Path,
@@ -109,14 +109,14 @@ class Policies:
         self._base_model_hash = base_model_hash
         self._adapters = adapters
         self._clock = clock
-        self._watches = {name: _Watch() for name in personas}
+        self._watches: dict[tuple[str, str], _Watch] = {}
         self._loaded: dict[str, _Loaded] = {}
         self._retiring: list[_Loaded] = []
         self._removed: list[tuple[float, Path]] = []
-        for name in personas:
-            metrics.POLICY_IN_SERVICE.labels(name).set(0)
+        for persona in personas:
+            self._watch(persona)
 
-    def lease(self, persona: str, conversation_id: str, *, pinned: str = "") -> Lease:
+    def lease(self, persona: Persona, conversation_id: str, *, pinned: str = "") -> Lease:
         """Picks the policy for a conversation; the same one as long as the shares are the same.
 
         A pinned policy is taken as it is. Raises NotFound when the persona has none of that id, and FailedPrecondition
@@ -125,24 +125,31 @@ class Policies:
         if pinned:
             return self._lease_pinned(persona, pinned)
         shares = self.serving(persona)
-        policy_id = shares[0][0] if len(shares) == 1 else _pick(shares, f"{persona}\0{conversation_id}")
+        policy_id = shares[0][0] if len(shares) == 1 else _pick(shares, f"{persona.name}\0{conversation_id}")
         return Lease(policy_id, self._loaded.get(policy_id))
 
-    def _lease_pinned(self, persona: str, policy_id: str) -> Lease:
+    def _lease_pinned(self, persona: Persona, policy_id: str) -> Lease:
         if policy_id == BASE_POLICY:
             return Lease(policy_id, None)
         manifest = self._registry.read(policy_id)
-        wanted = self._personas[persona]
-        if (manifest.tenant, manifest.persona) != (wanted.tenant, wanted.name):
+        if (manifest.tenant, manifest.persona) != (persona.tenant, persona.name):
             raise NotFound(f"no policy {policy_id}", field="policy_id")
         loaded = self._loaded.get(policy_id)
         if loaded is None:
             raise FailedPrecondition(f"{policy_id} is not in the engine; only policies of the rollout are")
         return Lease(policy_id, loaded)
 
-    def serving(self, persona: str) -> tuple[tuple[str, float], ...]:
+    def serving(self, persona: Persona) -> tuple[tuple[str, float], ...]:
         """What new requests are answered by: (policy, its part of the traffic)."""
-        return self._watches[persona].serving.shares
+        return self._watch(persona).serving.shares
+
+    def _watch(self, persona: Persona) -> _Watch:
+        """Of a persona that is new, the base model answers until its log was looked at."""
+        key = persona.tenant, persona.name
+        if key not in self._watches:
+            self._watches[key] = _Watch()
+            metrics.POLICY_IN_SERVICE.labels(persona.label).set(0)
+        return self._watches[key]
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Follows the log until told to stop."""
@@ -155,12 +162,12 @@ class Policies:
 
     async def refresh(self) -> None:
         """One look at every persona's log, then takes out what nobody uses. Raises nothing that is of one policy."""
-        for persona in self._personas.values():
+        for persona in self._personas:
             try:
                 await self._follow(persona)
             except AttuneError as error:
                 # The log itself is damaged; each look says so again only after a pause.
-                watch = self._watches[persona.name]
+                watch = self._watch(persona)
                 watch.retry_at_seconds = self._clock() + _RETRY_SECONDS
                 logger.error("rollout log unreadable", extra={"persona": persona.name, "reason": error.message})
         await self._retire()
@@ -176,7 +183,7 @@ class Policies:
         shutil.rmtree(self._adapters, ignore_errors=True)
 
     async def _follow(self, persona: Persona) -> None:
-        watch = self._watches[persona.name]
+        watch = self._watch(persona)
         if self._clock() < watch.retry_at_seconds:
             return
         seen = self._clock()
@@ -193,8 +200,8 @@ class Policies:
             except AttuneError as error:
                 self._refuse(persona, entry, "refused", error)
                 continue
-            metrics.SWAPS.labels(persona.name, "served").inc()
-            metrics.SWAP_SECONDS.labels(persona.name).observe(self._clock() - seen)
+            metrics.SWAPS.labels(persona.label, "served").inc()
+            metrics.SWAP_SECONDS.labels(persona.label).observe(self._clock() - seen)
             break
         watch.decided = current.number
 
@@ -209,7 +216,7 @@ class Policies:
         return reversed(history)
 
     def _refuse(self, persona: Persona, entry: RolloutEntry, outcome: str, error: AttuneError) -> None:
-        metrics.SWAPS.labels(persona.name, outcome).inc()
+        metrics.SWAPS.labels(persona.label, outcome).inc()
         logger.error(
             "rollout entry not served",
             extra={
@@ -217,7 +224,7 @@ class Policies:
                 "number": entry.number,
                 "policy_ids": [policy_id for policy_id, _ in entry.shares],
                 "reason": error.message,
-                "serving": [policy_id for policy_id, _ in self.serving(persona.name)],
+                "serving": [policy_id for policy_id, _ in self.serving(persona)],
             },
         )
 
@@ -225,8 +232,8 @@ class Policies:
         for policy_id, _ in entry.shares:
             if policy_id != BASE_POLICY and policy_id not in self._loaded:
                 self._loaded[policy_id] = await self._put_in(persona, policy_id)
-        self._watches[persona.name].serving = _Serving(entry.number, entry.shares)
-        metrics.POLICY_IN_SERVICE.labels(persona.name).set(policy_number(entry.main_policy_id))
+        self._watch(persona).serving = _Serving(entry.number, entry.shares)
+        metrics.POLICY_IN_SERVICE.labels(persona.label).set(policy_number(entry.main_policy_id))
         metrics.POLICIES_LOADED.set(len(self._loaded) + len(self._retiring))
         logger.info(
             "rollout entry serving", extra={"persona": persona.name, "number": entry.number, "shares": entry.shares}

@@ -13,11 +13,8 @@ from typing import Any
 
 from attune import ids
 from attune.errors import AlreadyExists, AttuneError, DataLoss, FailedPrecondition, InvalidInput, NotFound
-from attune.keys import PolicySigner, PolicyVerifier
-from attune.registry.files import (
+from attune.files import (
     DRAFT_PREFIX,
-    Fields,
-    canonical_json,
     create_file,
     make_folder,
     names_in,
@@ -26,6 +23,8 @@ from attune.registry.files import (
     reported,
     sync_folder,
 )
+from attune.keys import PolicySigner, PolicyVerifier
+from attune.registry.fields import Fields, canonical_json
 from attune.registry.verdict import Verdict
 
 logger = logging.getLogger(__name__)

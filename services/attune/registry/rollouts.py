@@ -9,7 +9,8 @@ from typing import Any, Literal, cast
 
 from attune import ids
 from attune.errors import Aborted, DataLoss, InvalidInput
-from attune.registry.files import Fields, canonical_json, create_file, make_folder, names_in, read_file
+from attune.files import create_file, make_folder, names_in, read_file
+from attune.registry.fields import Fields, canonical_json
 
 Author = Literal["gate", "operator"]
 

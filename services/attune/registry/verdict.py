@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attune.errors import DataLoss, InvalidInput
-from attune.registry.files import Fields, finite
+from attune.registry.fields import Fields, finite
 
 
 @dataclass(frozen=True)

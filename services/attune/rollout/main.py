@@ -53,7 +53,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
 
-    personas = Personas.load(settings.personas_folder, settings.default_persona)
+    personas = Personas.open(settings.data, settings.personas_folder, settings.default_persona)
     base_model_hash = await asyncio.to_thread(model_hash, settings.model_folder)
     folder = settings.data / "registry"
     registry = Registry(folder, PolicyVerifier.load_or_create(settings.data / "keys"))
@@ -80,7 +80,7 @@ async def serve(settings: Settings) -> None:
     logger.info("rollout is up", extra={"grpc_port": grpc_port, "metrics_port": metrics_port})
     try:
         await _promote(
-            Promotion(registry, log, tuple(personas), base_model_hash=base_model_hash),
+            Promotion(registry, log, personas, base_model_hash=base_model_hash),
             settings.rollout.poll_seconds,
             stopping,
         )

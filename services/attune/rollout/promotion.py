@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from attune import metrics
 from attune.errors import Aborted, AttuneError, NotFound, Unavailable
@@ -22,7 +22,7 @@ class Promotion:
     """
 
     def __init__(
-        self, registry: Registry, log: RolloutLog, personas: Sequence[Persona], *, base_model_hash: str
+        self, registry: Registry, log: RolloutLog, personas: Iterable[Persona], *, base_model_hash: str
     ) -> None:
         self._registry = registry
         self._log = log

@@ -32,6 +32,7 @@ from attune.trainer.kto import KtoArguments, TrainingStopped
 from attune.trainer.outcomes import Ending, Outcome, Outcomes
 from attune.trainer.tracking import track_figures, tracked_run
 from attune.trainer.trigger import approval, enough_learned
+from attune.v1 import event_pb2
 
 logger = logging.getLogger(__name__)
 
@@ -264,11 +265,19 @@ class Cycles:
         """This persona's prompts: other personas have policies of their own."""
         return [
             SkillItem(
-                prompt.skill, self.template.render(persona.system_prompt, prompt.messages, prompt.tools), prompt.answer
+                prompt.skill,
+                self.template.render(persona.system_prompt, prompt.messages, _offered(persona, prompt)),
+                prompt.answer,
             )
             for prompt in prompts
             if prompt.persona in ("", persona.name)
         ]
+
+
+def _offered(persona: Persona, prompt: RegressionPrompt) -> list[event_pb2.Tool]:
+    """The persona's tools and the prompt's; of two with one name the persona's."""
+    own = {tool.name for tool in persona.offered_tools}
+    return [*persona.offered_tools, *(tool for tool in prompt.tools if tool.name not in own)]
 
 
 def _count_start(work: Path) -> int:

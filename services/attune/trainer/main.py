@@ -5,7 +5,8 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from attune.errors import AttuneError
 from attune.keys import PolicySigner, PolicyVerifier
 from attune.logs import configure_logging
 from attune.metrics_page import serve_metrics
-from attune.personas.persona import Persona, load_personas
+from attune.personas import Persona, Personas
 from attune.runtime import clear_endpoints, die_with_parent, stop_on_signals, write_endpoints
 from attune.settings import Settings, load_settings
 from attune.tls import page_context, server_tls
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from attune.trainer.candidate import Watch
     from attune.trainer.cycle import Cycles
     from attune.trainer.outcomes import Outcome
+    from attune.trainer.prompts import PromptFiles
 
 logger = logging.getLogger("attune.trainer")
 
@@ -60,25 +62,39 @@ def run(settings: Settings) -> None:
 
 def serve(settings: Settings, stopping: threading.Event, metrics_port: int) -> None:
     """Runs a cycle whenever a persona has a new dataset, until told to stop."""
-    cycles, personas = prepare(settings)
+    workshop = prepare(settings)
     write_endpoints(settings.data, "trainer", metrics=metrics_port)
     watch = _watch(stopping.is_set)
     while not stopping.is_set():
-        for persona in personas.values():
+        for persona in workshop.personas:
             if not stopping.is_set():
-                _run_if_due(settings, cycles, persona, watch)
+                _run_if_due(settings, workshop, persona, watch)
         stopping.wait(settings.trainer.poll_seconds)
 
 
 def run_once(settings: Settings) -> list["Outcome"]:
     """One cycle for each persona that has a new dataset, now; returns how they ended."""
-    cycles, personas = prepare(settings)
+    workshop = prepare(settings)
     watch = _watch(lambda: False)
-    ended = [_run_if_due(settings, cycles, persona, watch) for persona in personas.values()]
+    ended = [_run_if_due(settings, workshop, persona, watch) for persona in workshop.personas]
     return [outcome for outcome in ended if outcome is not None]
 
 
-def prepare(settings: Settings) -> tuple["Cycles", Mapping[str, Persona]]:
+@dataclass(frozen=True)
+class Workshop:
+    """All that cycles are run with; personas and prompts may change between two of them."""
+
+    cycles: "Cycles"
+    personas: Personas
+    regression: "PromptFiles"
+    replay: "PromptFiles"
+
+    def now(self) -> "Cycles":
+        """Cycles with the prompts as they are now."""
+        return replace(self.cycles, regression=self.regression.prompts(), replay=self.replay.prompts())
+
+
+def prepare(settings: Settings) -> Workshop:
     """Imports the libraries, connects to MLflow and warms up, so that the first cycle starts at once."""
     stay_at_home()
     threads = settings.trainer.threads or max(1, (os.cpu_count() or 2) // 2)
@@ -92,23 +108,25 @@ def prepare(settings: Settings) -> tuple["Cycles", Mapping[str, Persona]]:
     from attune.registry.policies import Registry
     from attune.registry.rollouts import RolloutLog
     from attune.trainer.cycle import Cycles, unix_ms
-    from attune.trainer.evaluate import RegressionPrompt, read_regression_prompts
     from attune.trainer.gate import Limits
     from attune.trainer.kto import KtoArguments
+    from attune.trainer.prompts import PromptFiles
 
     torch.set_num_threads(threads)
     transformers.utils.logging.set_verbosity_error()
     trainer, gate = settings.trainer, settings.trainer.gate
     settings.data.mkdir(parents=True, exist_ok=True)
     open_tracking(settings.mlflow_uri)
-    personas = load_personas(settings.personas_folder)
+    personas = Personas.open(settings.data, settings.personas_folder, settings.default_persona)
     keys, registry = settings.data / "keys", settings.data / "registry"
 
-    def prompts_of(shipped: str, own: Path | None) -> list[RegressionPrompt]:
+    def prompts_of(shipped: str, own: Path | None) -> PromptFiles:
         """The demo model's own prompts and the operator's, where there are any."""
         files = [settings.model_folder.parent / shipped] if settings.model == "demo" else []
-        files += [] if own is None else [own]
-        return [prompt for file in files for prompt in read_regression_prompts(file, personas)]
+        return PromptFiles([*files, *([] if own is None else [own])], personas)
+
+    regression = prompts_of("regression.jsonl", gate.prompts)
+    replay = prompts_of("replay.jsonl", trainer.replay)
 
     cycles = Cycles(
         folder=settings.data / "trainer",
@@ -118,8 +136,8 @@ def prepare(settings: Settings) -> tuple["Cycles", Mapping[str, Persona]]:
         registry=Registry(registry, PolicyVerifier.load_or_create(keys)),
         rollouts=RolloutLog(registry),
         signer=PolicySigner.load_or_create(keys),
-        regression=prompts_of("regression.jsonl", gate.prompts),
-        replay=prompts_of("replay.jsonl", trainer.replay),
+        regression=regression.prompts(),
+        replay=replay.prompts(),
         replay_share=trainer.replay_share,
         arguments=KtoArguments(**trainer.kto.model_dump()),
         limits=Limits(**gate.model_dump(exclude={"enough_approval", "prompts"})),
@@ -129,10 +147,10 @@ def prepare(settings: Settings) -> tuple["Cycles", Mapping[str, Persona]]:
         now_unix_ms=unix_ms,
     )
     logger.info("trainer ready", extra={"threads": threads, "regression_prompts": len(cycles.regression)})
-    return cycles, personas
+    return Workshop(cycles, personas, regression, replay)
 
 
-def _run_if_due(settings: Settings, cycles: "Cycles", persona: Persona, watch: "Watch") -> "Outcome | None":
+def _run_if_due(settings: Settings, workshop: Workshop, persona: Persona, watch: "Watch") -> "Outcome | None":
     """The persona's cycle, if there is a new dataset and nobody else is at it."""
     from attune.lake.dataset import list_datasets
     from attune.trainer.kto import TrainingStopped
@@ -142,9 +160,10 @@ def _run_if_due(settings: Settings, cycles: "Cycles", persona: Persona, watch: "
         dataset.manifest.dataset_id: dataset
         for dataset in list_datasets(settings.data / "datasets", persona.tenant, persona.name, "thumbs")
     }
-    dataset_id = next_dataset(list(datasets), cycles.outcomes.dataset_ids())
+    dataset_id = next_dataset(list(datasets), workshop.cycles.outcomes.dataset_ids())
     if dataset_id is None:
         return None
+    cycles = workshop.now()
     with cycles.lease(persona) as leased:
         if not leased or cycles.outcomes.read(dataset_id) is not None:
             return None

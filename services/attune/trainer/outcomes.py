@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from attune.errors import DataLoss
-from attune.registry.files import create_file, make_folder
+from attune.files import create_file, make_folder
 
 Ending = Literal["passed", "refused", "skipped", "failed"]
 

@@ -24,7 +24,7 @@ from attune.inference.feedback import Feedback
 from attune.inference.http import bodies, convert
 from attune.inference.http.events import Events
 from attune.inference.http.openapi import openapi
-from attune.personas.store import Personas
+from attune.personas import Persona, Personas
 
 _MAX_TIMEOUT_SECONDS = 3600.0
 _TOO_LARGE = 413
@@ -144,10 +144,10 @@ class _Service:
     async def models(self, request: Request, caller: Caller) -> Response:
         found = []
         for persona in self._personas.of(caller.tenant):
-            found.append(_model(persona.name, caller))
+            found.append(_model(persona.name, persona))
             if Role.OPERATE in caller.roles:
-                shares = self._chat.policies.serving(persona.name)
-                found += [_model(f"{persona.name}@{policy_id}", caller) for policy_id, _ in shares]
+                shares = self._chat.policies.serving(persona)
+                found += [_model(f"{persona.name}@{policy_id}", persona) for policy_id, _ in shares]
         return JSONResponse({"object": "list", "data": found})
 
     async def model(self, request: Request, caller: Caller) -> Response:
@@ -155,9 +155,9 @@ class _Service:
         persona = self._personas.find(caller.tenant, name)
         if policy_id:
             caller.require(Role.OPERATE)
-            if policy_id not in dict(self._chat.policies.serving(persona.name)):
+            if policy_id not in dict(self._chat.policies.serving(persona)):
                 raise NotFound("no such model", field="model")
-        return JSONResponse(_model(request.path_params["model"], caller))
+        return JSONResponse(_model(request.path_params["model"], persona))
 
     async def healthz(self, request: Request, caller: Caller) -> Response:
         return JSONResponse({"status": "alive"})
@@ -278,5 +278,13 @@ def _shown(field: str) -> str:
     return plain[:100] or "the body"
 
 
-def _model(name: str, caller: Caller) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": caller.tenant}
+def _model(name: str, persona: Persona) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": persona.tenant,
+        "persona_version": persona.version,
+        "guideline_version": persona.guideline_version,
+        "feedback_tags": persona.feedback_tags,
+    }

@@ -145,7 +145,15 @@ _COMPLETION = _object(
     feedback_token=_TEXT,
     replayed={"type": "boolean"},
 )
-_MODEL = _object(id=_TEXT, object={"const": "model"}, created={"type": "integer"}, owned_by=_TEXT)
+_MODEL = _object(
+    id=_TEXT,
+    object={"const": "model"},
+    created={"type": "integer"},
+    owned_by=_TEXT,
+    persona_version=_TEXT,
+    guideline_version=_TEXT,
+    feedback_tags={"type": "array", "items": _TEXT},
+)
 _MODELS = _object(object={"const": "list"}, data={"type": "array", "items": {"$ref": _REF.format(model="Model")}})
 _ACCEPTED = _object(feedback_id=_TEXT, duplicate={"type": "boolean"})
 _STATUS = _object(status=_TEXT)
