@@ -62,6 +62,9 @@ LAKE_OFFSET_ALARMS = Counter(
     "attune_lake_offset_alarms_total", "Times a stored offset lay outside the log's range.", ["topic"]
 )
 DEAD_LETTERS = Counter("attune_dead_letters_total", "Records that could not be read, set aside.", ["topic"])
+MASKED = Counter(
+    "attune_privacy_masked_total", "Pieces of personal data masked before the lake, by kind.", ["table", "kind"]
+)
 DATASETS_BUILT = Counter("attune_datasets_built_total", "Datasets built.", ["persona", "recipe"])
 DATASET_EXAMPLES = Gauge(
     "attune_dataset_examples", "Examples in the newest dataset.", ["persona", "recipe", "split", "label"]

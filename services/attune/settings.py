@@ -5,6 +5,7 @@ start, with the file or variable, the key and the reason; values are never print
 """
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,8 @@ from attune.errors import AttuneError
 
 PREFIX = "ATTUNE_"
 NOT_A_SETTING = "ATTUNE_API_KEY"  # what commands present to a server
+_PATTERN_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_TAKEN_KINDS = frozenset({"mail", "phone", "card", "iban", "ip", "key", "unread"})
 _DEMO = Path(__file__).parent / "rehearsal" / "demo"
 
 
@@ -241,6 +244,52 @@ class AggregatorSettings(_Section):
     rewards: RewardSettings = RewardSettings()
 
 
+class PrivacySettings(_Section):
+    """What of people is kept, and for how long."""
+
+    scrub: bool = Field(True, description="Whether personal data and secrets are masked before the lake.")
+    kinds: tuple[Literal["mail", "phone", "card", "iban", "ip", "key"], ...] = Field(
+        ("mail", "phone", "card", "iban", "ip", "key"), description="What is looked for."
+    )
+    phone_regions: tuple[str, ...] = Field(
+        ("US",), description="Where numbers without a country are from, such as US or DE."
+    )
+    patterns: dict[str, str] = Field(
+        {}, description="Your own regular expressions, by the word that takes their place."
+    )
+    pattern_milliseconds: float = Field(
+        50, gt=0, le=10_000, description="How long one of them may look at a text; then all of the text is masked."
+    )
+
+    @field_validator("phone_regions")
+    @classmethod
+    def _known_regions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        import phonenumbers
+
+        for region in value:
+            if region not in phonenumbers.SUPPORTED_REGIONS:
+                raise ValueError(f"{region[:8]!r} is no region; they look like US or DE")
+        return value
+
+    @field_validator("patterns")
+    @classmethod
+    def _usable_patterns(cls, value: dict[str, str]) -> dict[str, str]:
+        import regex
+
+        for name, pattern in value.items():
+            if not _PATTERN_NAME.fullmatch(name) or name in _TAKEN_KINDS:
+                raise ValueError(
+                    f"{name[:32]!r} cannot be a pattern's name: 1 to 32 of a-z, 0-9, - and _, none of ours"
+                )
+            try:
+                compiled = regex.compile(pattern)
+            except regex.error as error:
+                raise ValueError(f"{name}: not a regular expression: {error}") from None
+            if compiled.fullmatch(""):
+                raise ValueError(f"{name}: it matches where there is nothing")
+        return value
+
+
 class KtoSettings(_Section):
     """Kahneman-Tversky optimisation with a likelihood anchor, on a LoRA adapter."""
 
@@ -337,6 +386,7 @@ class Settings(_Section):
     shipper: ShipperSettings = ShipperSettings()
     broker: BrokerSettings = BrokerSettings()
     aggregator: AggregatorSettings = AggregatorSettings()
+    privacy: PrivacySettings = PrivacySettings()
     trainer: TrainerSettings = TrainerSettings()
     rollout: RolloutSettings = RolloutSettings()
     supervisor: SupervisorSettings = SupervisorSettings()

@@ -68,6 +68,7 @@ def test_every_field_of_a_response_reaches_its_row() -> None:
         "response_format": "text",
         "tool_calls": [],
         "reasoning": "",
+        "masked": None,
     }
 
 
@@ -90,9 +91,9 @@ def fields(message: Descriptor) -> set[str]:
 
 
 def test_no_field_of_the_events_is_forgotten() -> None:
-    position = {"log_id", "log_partition", "log_offset"}
-    assert set(SCHEMAS[RESPONSES].names) == fields(event_pb2.ResponseEvent.DESCRIPTOR) | position
-    assert set(SCHEMAS[FEEDBACK].names) == fields(event_pb2.FeedbackEvent.DESCRIPTOR) | position | {"kind"}
+    ours = {"log_id", "log_partition", "log_offset", "masked"}
+    assert set(SCHEMAS[RESPONSES].names) == fields(event_pb2.ResponseEvent.DESCRIPTOR) | ours
+    assert set(SCHEMAS[FEEDBACK].names) == fields(event_pb2.FeedbackEvent.DESCRIPTOR) | ours | {"kind"}
 
 
 def test_nothing_of_an_exchange_is_kept_that_may_not_be_stored() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from attune import metrics
+from attune.aggregator.privacy.scrubber import Scrubber
 from attune.errors import DataLoss, Unavailable
 from attune.eventlog import FEEDBACK, RESPONSES, EventReader, Range, Record
 from attune.lake import tables
@@ -64,6 +65,7 @@ class Ingest:
         topic: str,
         *,
         batch_records: int,
+        scrubber: Scrubber | None = None,
         reached: Callable[[str], None] = lambda _step: None,
     ) -> None:
         """`reached` is told each step that is done; crash tests end the process there."""
@@ -75,6 +77,7 @@ class Ingest:
         }[topic]
         self._dead_letter = lake.dead_letter
         self._batch_records = batch_records
+        self._scrubber = scrubber
         self._reached = reached
         self._seen = _recent_ids(self._table)
         self._partitions: set[int] = set()
@@ -189,7 +192,7 @@ class Ingest:
                 metrics.LAKE_REPEATED.labels(self._name).inc()
                 continue
             ids.add(row["event_id"])
-            rows.append(row)
+            rows.append(self._scrubber.row(self._name, row) if self._scrubber else row)
         return rows, dead
 
     def _append_dead_letters(self, dead: list[Row], source: str, following: int) -> None:

@@ -16,6 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from attune import rpc
 from attune.aggregator.build import Builder, BuildRules
 from attune.aggregator.ingest import READER, Ingest
+from attune.aggregator.privacy.scrubber import Scrubber
 from attune.aggregator.receipt_index import ReceiptIndex, keep_up_to_date
 from attune.aggregator.service import ExportService, ReceiptService
 from attune.errors import AttuneError
@@ -45,13 +46,22 @@ _SERVICES = tuple(service.full_name for service in dataset_pb2.DESCRIPTOR.servic
 class Aggregator:
     """Ingests, and builds what is due."""
 
-    def __init__(self, log: EventReader, lake: Lake, builder: Builder, personas: Personas, batch_records: int) -> None:
+    def __init__(
+        self,
+        log: EventReader,
+        lake: Lake,
+        builder: Builder,
+        personas: Personas,
+        *,
+        batch_records: int,
+        scrubber: Scrubber | None,
+    ) -> None:
         self._lake = lake
         self._builder = builder
         self._personas = personas
         self._batch_records = batch_records
-        self._responses = Ingest(log, lake, RESPONSES, batch_records=batch_records)
-        self._feedback = Ingest(log, lake, FEEDBACK, batch_records=batch_records)
+        self._responses = Ingest(log, lake, RESPONSES, batch_records=batch_records, scrubber=scrubber)
+        self._feedback = Ingest(log, lake, FEEDBACK, batch_records=batch_records, scrubber=scrubber)
         self._counted_rows = -1
         self._counted_personas: set[tuple[str, str]] = set()
         self._next_count = 0.0
@@ -175,9 +185,12 @@ def aggregate(settings: Settings, personas: Personas, keys: Keys, stopping: thre
         BuildRules.from_settings(rules),
         keys.split,
     )
+    scrubber = Scrubber.from_settings(settings.privacy)
     log = open_log(settings, stopping)
     if log is not None:
-        Aggregator(log, lake, builder, personas, rules.batch_records).run(stopping, rules.poll_seconds)
+        Aggregator(log, lake, builder, personas, batch_records=rules.batch_records, scrubber=scrubber).run(
+            stopping, rules.poll_seconds
+        )
         log.close()
 
 

@@ -78,6 +78,9 @@ MESSAGES = pa.list_(
     )
 )
 
+# How many pieces of personal data of each kind were masked; absent where nobody looked.
+_MASKED = ("masked", pa.map_(pa.string(), pa.int64()))
+
 _POSITION = [("log_id", pa.string()), ("log_partition", pa.int64()), ("log_offset", pa.int64())]
 
 _HEADER = [
@@ -134,6 +137,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("response_format", pa.string()),
             ("tool_calls", _TOOL_CALLS),
             ("reasoning", pa.string()),
+            _MASKED,
         ]
     ),
     FEEDBACK: pa.schema(
@@ -165,6 +169,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ),
             ("outcome_flag", pa.bool_()),
             ("outcome_number", pa.float64()),
+            _MASKED,
         ]
     ),
     DEAD_LETTER: pa.schema(
@@ -268,6 +273,7 @@ def response_row(payload: bytes, at: Position) -> dict[str, Any]:
         "response_format": _name(_FORMATS, event.response_format.kind, "response_format.kind"),
         "tool_calls": _calls(event.tool_calls),
         "reasoning": event.reasoning,
+        "masked": None,
     }
     if row["consent_store"] is False:
         row |= {
@@ -315,6 +321,7 @@ def feedback_row(payload: bytes, at: Position) -> dict[str, Any]:
         "client_feedback_id": event.client_feedback_id,
         **dict.fromkeys(_SIGNAL),
         **_signal(event, kind),
+        "masked": None,
     }
 
 

@@ -5,8 +5,12 @@ from typing import Any
 
 import pytest
 
+from attune.aggregator.ingest import Ingest
+from attune.aggregator.privacy.scrubber import Scrubber
 from attune.errors import DataLoss
+from attune.eventlog import TOPICS
 from attune.lake.left_out import list_left_out
+from attune.settings import PrivacySettings
 from attune.v1 import event_pb2
 from tests.aggregator.plant import Plant
 from tests.lake.events import NOW_UNIX_MS, PLAIN, response_event, thumb_event
@@ -133,6 +137,14 @@ def test_a_response_of_no_tokens_is_no_example(plant: Plant) -> None:
     del empty.output_token_ids[:], empty.output_logprobs[:]
     plant.append(empty, thumb_event(1, 1))
     assert left_out(plant) == {"empty_response": 1}
+
+
+def test_a_response_that_lost_its_tokens_to_masking_is_no_example(plant: Plant) -> None:
+    plant.append(response_event(1, text="I write to jane@example.org."), thumb_event(1, 1))
+    scrubber = Scrubber.from_settings(PrivacySettings())
+    for topic in TOPICS:
+        Ingest(plant.log, plant.lake, topic, batch_records=10, scrubber=scrubber).poll()
+    assert left_out(plant) == {"masked": 1}
 
 
 def test_thumbs_from_before_the_window_are_left_out(plant: Plant) -> None:

@@ -5,6 +5,7 @@
 -- reviewer's are two. left_out is NULL for an example; otherwise one of the reasons in views.sql, or:
 --
 --     not_served         it was imported or a teacher's: no policy of ours sampled it
+--     masked             personal data was masked in it, and its tokens with it
 --     empty_response     nothing was sampled
 --
 -- label is liked or disliked; created_unix_ms is when the thumb was given; end_user gave it.
@@ -40,6 +41,7 @@ WITH judged AS (
 SELECT
     CASE
         WHEN j.left_out IS NOT NULL THEN j.left_out
+        WHEN cardinality(r.masked) > 0 THEN 'masked'
         WHEN array_length(r.output_token_ids) = 0 THEN 'empty_response'
     END AS left_out,
     left(sha256(concat_ws('/', 'thumbs', j.response_id, j.author, j.end_user)), 32) AS example_id,
