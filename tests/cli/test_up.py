@@ -2,10 +2,12 @@
 
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -84,7 +86,12 @@ def test_a_ring_is_talked_to_dies_with_its_supervisor_comes_back_and_stops_in_or
     assert (talk.returncode, talk.stderr) == (0, "")
     assert "noted: thumb up" in talk.stdout
     assert "base" in attune(tmp_path, settings, "policy", "list").stdout
-    assert f"https://127.0.0.1:{read_endpoints(tmp_path, 'inference')['http']}/v1" in screen(tmp_path)
+    http = f"https://127.0.0.1:{read_endpoints(tmp_path, 'inference')['http']}"
+    assert f"{http}/v1" in screen(tmp_path)
+    trusting = ssl.create_default_context(cafile=settings["ATTUNE_TLS__CLIENT_CA"])
+    trusting.check_hostname = False
+    trusting.load_cert_chain(settings["ATTUNE_CLIENT__CERTIFICATE"], settings["ATTUNE_CLIENT__KEY"])
+    assert httpx.get(f"{http}/healthz", verify=trusting, timeout=30).status_code == 200
     stranger = {name: value for name, value in settings.items() if "CLIENT__" not in name}
     refused = attune(tmp_path, stranger, "chat", said="Hello\n")
     assert (refused.returncode, refused.stdout) == (1, "")
