@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_OFFLINE := 1
 export VLLM_NO_USAGE_STATS := 1
 
-.PHONY: demo test check bench proto requirements help
+.PHONY: demo test check bench soak proto requirements help
 
 help: ## Say what each target does
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -46,6 +46,9 @@ check: $(STAMP) ## Format, lint, types, floors, generated code
 
 bench: $(STAMP) ## Measure serving beside bare vLLM and vLLM's own server
 	python bench/serving.py
+
+soak: $(STAMP) ## Random faults from N seeds between spool and datasets; goes on where its ledger is: make soak N=200
+	python -m attune.rehearsal.soak --seeds $(or $(N),200)
 
 proto: $(STAMP) ## Generate services/attune/v1 and docs/api.md from protos/
 	find services/attune/v1 -name '*_pb2*' -delete

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,8 +131,12 @@ def build_dataset(
     rules: BuildRules,
     split_key: bytes,
     now_unix_ms: int,
+    reached: Callable[[str], None] = lambda _step: None,
 ) -> Dataset:
-    """Runs the recipe over the window that ends now and writes what it gives; a function of what was ingested."""
+    """Runs the recipe over the window that ends now and writes what it gives; a function of what was ingested.
+
+    `reached` is told each step that is done; crash tests strike there.
+    """
     arguments = dict(sorted(rules.arguments.get(recipe.name, {}).items()))
     source.define(
         "arguments",
@@ -143,6 +147,7 @@ def build_dataset(
     from_unix_ms = now_unix_ms - int(rules.window_days * _MS_PER_DAY)
     positions = feedback_positions(source)
     found = source.run(recipe.text, {"tenant": tenant, "persona": persona, "from_unix_ms": from_unix_ms})
+    reached("rows read")
     examples = Examples(found, tenant, rules.heldout_share, split_key)
     settings: dict[str, Any] = {"window_days": rules.window_days, "heldout_share": rules.heldout_share}
     if arguments:
@@ -155,6 +160,7 @@ def build_dataset(
         table_versions=source.versions,
         feedback_positions=positions,
         created_unix_ms=now_unix_ms,
+        reached=reached,
     )
     write_left_out(folder, dataset.manifest, examples.left_out(), now_unix_ms)
     return dataset
@@ -213,10 +219,18 @@ class Builder:
     being tried again at once, and says when counting can wait.
     """
 
-    def __init__(self, folder: Path, rules: BuildRules, split_key: bytes) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rules: BuildRules,
+        split_key: bytes,
+        *,
+        reached: Callable[[str], None] = lambda _step: None,
+    ) -> None:
         self._folder = folder
         self.rules = rules
         self._split_key = split_key
+        self._reached = reached
         self._tried: dict[tuple[str, str, str], dict[str, int]] = {}
         self._missing: dict[tuple[str, str, str], int] = {}
 
@@ -254,6 +268,7 @@ class Builder:
             rules=self.rules,
             split_key=self._split_key,
             now_unix_ms=now_unix_ms,
+            reached=self._reached,
         )
         self._tried[name] = feedback_positions(source)
         self._missing[name] = self.rules.build_feedback

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +55,17 @@ class Aggregator:
         *,
         batch_records: int,
         scrubber: Scrubber | None,
+        reached: Callable[[str], None] = lambda _step: None,
     ) -> None:
+        """`reached` is told each step of ingesting that is done; crash tests strike there."""
         self._lake = lake
         self._builder = builder
         self._personas = personas
         self._batch_records = batch_records
-        self._responses = Ingest(log, lake, RESPONSES, batch_records=batch_records, scrubber=scrubber)
-        self._feedback = Ingest(log, lake, FEEDBACK, batch_records=batch_records, scrubber=scrubber)
+        self._responses, self._feedback = (
+            Ingest(log, lake, topic, batch_records=batch_records, scrubber=scrubber, reached=reached)
+            for topic in (RESPONSES, FEEDBACK)
+        )
         self._counted_rows = -1
         self._counted_personas: set[tuple[str, str]] = set()
         self._next_count = 0.0

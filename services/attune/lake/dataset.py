@@ -17,7 +17,7 @@ import secrets
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,7 @@ def write_dataset(
     table_versions: Mapping[str, int],
     feedback_positions: Mapping[str, int],
     created_unix_ms: int,
+    reached: Callable[[str], None] = lambda _step: None,
 ) -> Dataset:
     """Writes rows, durably, under `<folder>/<dataset_id>`; the same inputs give what is already there.
 
@@ -156,9 +157,13 @@ def write_dataset(
             feedback_positions,
             created_unix_ms,
         )
+        reached("files written")
         _write_durably(draft / _MANIFEST, _seal(manifest))
         sync(draft)
-        return _put_in_place(draft, folder / manifest.dataset_id, manifest)
+        reached("manifest written")
+        dataset = _put_in_place(draft, folder / manifest.dataset_id, manifest)
+        reached("in place")
+        return dataset
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
