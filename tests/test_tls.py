@@ -208,6 +208,18 @@ async def test_a_server_in_plain_text_on_an_open_address_starts_with_a_warning(
         await server.stop(0)
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+async def test_who_connects_to_grpc_and_says_nothing_is_let_go(tmp_path: Path, parties: Parties, secure: bool) -> None:
+    store, _ = key_store(tmp_path)
+    server = rpc.build_server(store, max_message_bytes=1 << 16, handshake_seconds=0.2)
+    port = rpc.bind(server, "127.0.0.1", 0, parties.server_tls() if secure else None)
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    await asyncio.wait_for(reader.read(), 20)  # to its end
+    writer.close()
+    await server.stop(0)
+
+
 @pytest.mark.parametrize("module", ["attune.rollout.main", "attune.aggregator.main", "attune.cli.main"])
 def test_a_process_with_bad_files_does_not_start_and_says_why(module: str, tmp_path: Path, parties: Parties) -> None:
     ended = subprocess.run(

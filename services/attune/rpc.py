@@ -37,7 +37,11 @@ _Behaviour = Callable[[Any, Any], Any]
 
 
 def build_server(
-    authenticator: Authenticator, *, max_message_bytes: int, max_streams_per_connection: int = 1024
+    authenticator: Authenticator,
+    *,
+    max_message_bytes: int,
+    max_streams_per_connection: int = 1024,
+    handshake_seconds: float = 20,
 ) -> grpc.aio.Server:
     """A server that knows callers, finds dead clients, refuses large messages and answers every error by errors.STATUS.
 
@@ -49,6 +53,8 @@ def build_server(
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_concurrent_streams", max_streams_per_connection),
             ("grpc.so_reuseport", 0),
+            # Who connects and says nothing is let go: gRPC itself would wait for two minutes.
+            ("grpc.server_handshake_timeout_ms", round(handshake_seconds * 1000)),
             # A half-open connection is found within 30 s; clients may ping every 10 s, also without a call.
             ("grpc.keepalive_time_ms", 20_000),
             ("grpc.keepalive_timeout_ms", 10_000),

@@ -116,6 +116,20 @@ async def test_a_renewed_certificate_is_shown_to_the_next_client_and_open_stream
     await server.stop(None)
 
 
+async def test_a_renewed_client_authority_holds_for_the_next_connection(parties: Parties, tmp_path: Path) -> None:
+    async with serving(tmp_path, parties.server_tls(mutual=True)) as where:
+        assert await talk(where, parties.client_tls(mutual=True)) == "hello|a b "
+        other = Authority(tmp_path / "other", "other authority")
+        newcomer = other.issue("newcomer", ())
+        trusting = Tls(parties.server.certificate, newcomer.certificate, newcomer.key)
+        with pytest.raises(Unavailable):
+            await talk(where, trusting)
+        parties.authority.certificate.write_bytes(other.certificate.read_bytes())
+        assert await talk(where, trusting) == "hello|a b "
+        with pytest.raises(Unavailable):
+            await talk(where, Tls(parties.server.certificate, parties.client.certificate, parties.client.key))
+
+
 @pytest.mark.parametrize(("tls", "opening"), [(None, b"\x16\x03\x01"), (True, b"\x16\x03\x01"), (False, b"PRI")])
 async def test_to_another_machine_nothing_goes_in_plain_text_unless_the_caller_says_so(
     tls: Security, opening: bytes
