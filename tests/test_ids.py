@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 from attune.errors import InvalidInput, PermissionDenied
 from attune.ids import (
     BASE_POLICY,
+    DEFAULT_TENANT,
     check_name,
     hash_end_user,
     is_response_id,
     new_event_id,
     new_response_id,
+    persona_label,
     policy_id,
     policy_number,
     read_feedback_token,
@@ -134,3 +136,8 @@ def test_names(name: str) -> None:
 def test_anything_else_is_no_name(name: str) -> None:
     with pytest.raises(InvalidInput, match="persona must be 1 to 63"):
         check_name(name, "persona")
+
+
+def test_two_tenants_personas_of_one_name_have_two_labels() -> None:
+    assert persona_label(DEFAULT_TENANT, "concierge") == "concierge"
+    assert persona_label("acme", "concierge") == "acme/concierge"

@@ -107,6 +107,11 @@ def check_name(text: str, field: str) -> str:
     return text
 
 
+def persona_label(tenant: str, persona: str) -> str:
+    """What metrics and lists know a persona by: another tenant's than the default one has the tenant before it."""
+    return persona if tenant == DEFAULT_TENANT else f"{tenant}/{persona}"
+
+
 def _mac(tenant: str, unique: str, key: bytes) -> str:
     return hmac.new(key, f"{tenant}\0{unique}".encode(), hashlib.sha256).hexdigest()[: 2 * _MAC_BYTES]
 

@@ -14,6 +14,7 @@ from attune import metrics
 from attune.aggregator.recipe import kinds_of, load_recipe
 from attune.aggregator.split import split_of
 from attune.errors import FailedPrecondition
+from attune.ids import persona_label
 from attune.lake.dataset import Dataset, Definition, Recipe, list_datasets, write_dataset
 from attune.lake.left_out import write_left_out
 from attune.lake.snapshot import Source
@@ -253,7 +254,7 @@ class Builder:
         for log, offset in self._tried.get(name, {}).items():
             covered[log] = max(offset, covered.get(log, 0))
         new = count_new(source, tenant, persona, recipe, covered)
-        metrics.NEW_FEEDBACK.labels(persona, recipe_name).set(new)
+        metrics.NEW_FEEDBACK.labels(persona_label(tenant, persona), recipe_name).set(new)
         self._missing[name] = self.rules.build_feedback - new
         if newest is not None:
             _show(newest)
@@ -272,10 +273,10 @@ class Builder:
         )
         self._tried[name] = feedback_positions(source)
         self._missing[name] = self.rules.build_feedback
-        metrics.NEW_FEEDBACK.labels(persona, recipe_name).set(0)
+        metrics.NEW_FEEDBACK.labels(persona_label(tenant, persona), recipe_name).set(0)
         if newest is not None and dataset.manifest.dataset_id == newest.manifest.dataset_id:
             return None
-        metrics.DATASETS_BUILT.labels(persona, recipe_name).inc()
+        metrics.DATASETS_BUILT.labels(persona_label(tenant, persona), recipe_name).inc()
         _show(dataset)
         logger.info(
             "dataset built",
@@ -291,9 +292,8 @@ class Builder:
 
 def _show(dataset: Dataset) -> None:
     manifest = dataset.manifest
+    persona = persona_label(manifest.tenant, manifest.persona)
     for split in ("train", "heldout"):
-        metrics.DATASET_EXAMPLES.remove_by_labels(
-            {"persona": manifest.persona, "recipe": manifest.recipe.name, "split": split}
-        )
+        metrics.DATASET_EXAMPLES.remove_by_labels({"persona": persona, "recipe": manifest.recipe.name, "split": split})
         for label, count in manifest.counts[split].items():
-            metrics.DATASET_EXAMPLES.labels(manifest.persona, manifest.recipe.name, split, label).set(count)
+            metrics.DATASET_EXAMPLES.labels(persona, manifest.recipe.name, split, label).set(count)

@@ -20,7 +20,7 @@ from attune.chat.template import ChatTemplate
 from attune.chat.tools import offered_tools
 from attune.errors import AttuneError, InvalidInput, Unavailable
 from attune.eventlog.log import RESPONSES, EventLog
-from attune.ids import hash_end_user, policy_number
+from attune.ids import hash_end_user, persona_label, policy_number
 from attune.inference.admission import Admission
 from attune.inference.alternative import Alternative, Asked, Received, Turn, replayed_chunks
 from attune.inference.capture import (
@@ -191,7 +191,7 @@ class Chat:
         except AttuneError:
             ticket.leave()
             raise
-        in_flight = metrics.REQUESTS_IN_FLIGHT.labels(asked.persona.name)
+        in_flight = metrics.REQUESTS_IN_FLIGHT.labels(asked.persona.label)
         in_flight.inc()
         turn = Turn(asked, received, prompt_token_ids, sampling)
         try:
@@ -270,7 +270,7 @@ class Chat:
             one = Alternative(request, origin, lease, reservation, generation, parser, self.template)
             turn.alternatives.append(one)
             self._running.add(one)
-        metrics.PROMPT_TOKENS.labels(persona.name).inc(len(turn.prompt_token_ids))
+        metrics.PROMPT_TOKENS.labels(persona.label).inc(len(turn.prompt_token_ids))
 
     async def _render(self, asked: Asked) -> list[int]:
         system_prompt = asked.persona.system_prompt
@@ -323,11 +323,12 @@ class Chat:
     async def _record(self, one: Alternative) -> None:
         """Returns once the event is durable; where storing was denied nothing is written."""
         generation, origin, reservation = one.generation, one.origin, one.reservation
-        metrics.OUTPUT_TOKENS.labels(origin.persona).inc(len(generation.token_ids))
-        metrics.STREAM_MESSAGES.labels(origin.persona).inc(one.messages_sent)
+        label = persona_label(origin.tenant, origin.persona)
+        metrics.OUTPUT_TOKENS.labels(label).inc(len(generation.token_ids))
+        metrics.STREAM_MESSAGES.labels(label).inc(one.messages_sent)
         if generation.first_token_seconds is not None:
             waited_seconds = generation.first_token_seconds - origin.received_seconds
-            metrics.TIME_TO_FIRST_TOKEN.labels(origin.persona).observe(waited_seconds)
+            metrics.TIME_TO_FIRST_TOKEN.labels(label).observe(waited_seconds)
         if reservation is None:
             return
         try:
@@ -344,7 +345,7 @@ class Chat:
         except AttuneError:
             reservation.release()
             raise
-        metrics.RESPONSES.labels(origin.persona, _FINISH_LABELS[one.finish_reason]).inc()
+        metrics.RESPONSES.labels(label, _FINISH_LABELS[one.finish_reason]).inc()
 
     def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Work that goes on when its caller is gone."""

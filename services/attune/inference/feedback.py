@@ -12,7 +12,7 @@ from attune.access import Caller, Role
 from attune.chat.limits import MAX_END_USER_CHARACTERS, MAX_ID_CHARACTERS, check_length
 from attune.errors import AttuneError, InvalidInput, NotFound, PermissionDenied, Unauthenticated, status_of
 from attune.eventlog.log import FEEDBACK, EventLog
-from attune.ids import hash_end_user
+from attune.ids import hash_end_user, persona_label
 from attune.inference.capture import event_header
 from attune.inference.idempotency import Idempotency, Name
 from attune.inference.in_order import answered_in_order
@@ -91,7 +91,7 @@ class Feedback:
     async def _append(self, event: event_pb2.FeedbackEvent) -> None:
         key = (event.conversation_id or event.response_id).encode()
         await asyncio.shield(asyncio.wrap_future(self.log.append(FEEDBACK, key, event.SerializeToString())))
-        metrics.FEEDBACK.labels(event.persona, signal_label(event)).inc()
+        metrics.FEEDBACK.labels(persona_label(event.header.tenant, event.persona), signal_label(event)).inc()
 
     def _event(self, request: feedback_pb2.SubmitFeedbackRequest, caller: Caller) -> event_pb2.FeedbackEvent:
         ranking = self._ranking(request, caller) if request.WhichOneof("signal") == "ranking" else None

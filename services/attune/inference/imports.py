@@ -82,7 +82,7 @@ class Imports:
             await self.idempotency.finish(name, b"imported", durable=True)
         finally:
             self.idempotency.release(name)
-        metrics.RESPONSES.labels(persona.name, "imported").inc(len(events))
+        metrics.RESPONSES.labels(persona.label, "imported").inc(len(events))
         return imported
 
     def _check(self, request: feedback_pb2.ImportResponseRequest, caller: Caller) -> Persona:

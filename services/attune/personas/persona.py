@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from attune.chat.sampling import check_defaults
 from attune.chat.tools import MAX_TOOLS, check_tools
 from attune.errors import AttuneError, InvalidInput
-from attune.ids import DEFAULT_TENANT, check_name
+from attune.ids import DEFAULT_TENANT, check_name, persona_label
 from attune.v1 import event_pb2
 
 FEEDBACK_TAGS = ("wrong", "unsafe", "false-promise", "too-long", "too-short", "off-topic", "rude", "great")
@@ -128,8 +128,8 @@ class Persona(BaseModel):
 
     @property
     def label(self) -> str:
-        """What metrics know it by: another tenant's has the tenant before it."""
-        return self.name if self.tenant == DEFAULT_TENANT else f"{self.tenant}/{self.name}"
+        """See persona_label."""
+        return persona_label(self.tenant, self.name)
 
 
 def read_persona(text: str, where: str, *, name: str, tenant: str | None = None) -> Persona:

@@ -57,7 +57,7 @@ class Promotion:
         if entry is None:
             return
         self._log.append(entry)
-        metrics.ROLLOUT_ENTRIES.labels(persona.name, entry.author).inc()
+        metrics.ROLLOUT_ENTRIES.labels(persona.label, entry.author).inc()
         logger.info(
             "policy promoted",
             extra={"persona": persona.name, "policy_id": entry.main_policy_id, "entry": entry.number},

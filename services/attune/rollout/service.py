@@ -107,7 +107,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
             self._check_target(target, persona)
             with contextlib.suppress(Aborted):
                 self._log.append(entry)
-                metrics.ROLLOUT_ENTRIES.labels(persona.name, entry.author).inc()
+                metrics.ROLLOUT_ENTRIES.labels(persona.label, entry.author).inc()
                 logger.info(
                     "entered by an operator",
                     extra={"persona": persona.name, "policy_id": target, "entry": entry.number},

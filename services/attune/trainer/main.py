@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from attune import metrics
 from attune.errors import AttuneError
+from attune.ids import persona_label
 from attune.keys import PolicySigner, PolicyVerifier
 from attune.logs import configure_logging
 from attune.metrics_page import serve_metrics
@@ -196,10 +197,11 @@ def _show_step(done: int, steps: int) -> None:
 
 
 def _show_outcome(outcome: "Outcome") -> None:
-    metrics.TRAINING_CYCLES.labels(outcome.persona, outcome.outcome).inc()
-    metrics.TRAINING_SECONDS.labels(outcome.persona).set(outcome.seconds)
+    label = persona_label(outcome.tenant, outcome.persona)
+    metrics.TRAINING_CYCLES.labels(label, outcome.outcome).inc()
+    metrics.TRAINING_SECONDS.labels(label).set(outcome.seconds)
     if outcome.policy_id:
-        metrics.VERDICT_PASSED.labels(outcome.persona).set(outcome.outcome == "passed")
+        metrics.VERDICT_PASSED.labels(label).set(outcome.outcome == "passed")
     fields: dict[str, Any] = {name: value for name, value in vars(outcome).items() if name != "created_unix_ms"}
     logger.info("cycle ended", extra=fields)
 
