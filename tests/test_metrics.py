@@ -19,6 +19,7 @@ COUNTS = {
     "attune_policy_in_service",
     "attune_policies_loaded",
     "attune_dataset_examples",
+    "attune_lake_damaged_files",
     "attune_new_feedback",
     "attune_training_state",
     "attune_training_step",

@@ -57,6 +57,14 @@ PRODUCERS_REPLACED = Counter(
 LAKE_LAG = Gauge("attune_lake_lag_records", "Records in the event log that the lake does not hold yet.", ["topic"])
 LAKE_ROWS = Counter("attune_lake_rows_total", "Rows committed to the lake.", ["table"])
 LAKE_REPEATED = Counter("attune_lake_repeated_total", "Records dropped because their event id was seen.", ["table"])
+LAKE_CONTRADICTIONS = Counter(
+    "attune_lake_contradictions_total", "Records dropped whose event id was seen with other content.", ["table"]
+)
+LAKE_STRANGE_TIMES = Counter(
+    "attune_lake_strange_times_total", "Rows from before 2000, or more than a day ahead of the clock.", ["table"]
+)
+LAKE_DAMAGED_FILES = Gauge("attune_lake_damaged_files", "Files that are missing or not as written.", ["table"])
+LAKE_OPTIMIZED = Counter("attune_lake_optimized_total", "Rounds of merging and deleting, by outcome.", ["outcome"])
 LAKE_CONFLICTS = Counter("attune_lake_conflicts_total", "Batches dropped because another writer was first.", ["table"])
 LAKE_OFFSET_ALARMS = Counter(
     "attune_lake_offset_alarms_total", "Times a stored offset lay outside the log's range.", ["topic"]

@@ -220,6 +220,39 @@ class RewardSettings(_Section):
     )
 
 
+class LakeSettings(_Section):
+    """The tables that everything is learned from: in the data folder, or in an S3-compatible object store."""
+
+    url: str = Field(
+        "",
+        pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._=-]+)*/?)?$",
+        description="s3://BUCKET/PREFIX; empty: the folder `lake` in the data folder.",
+    )
+    endpoint: str = Field(
+        "", pattern=r"^(https?://\S+)?$", description="The store's address; empty: Amazon's of the region."
+    )
+    region: str = Field("us-east-1", min_length=1, description="The store's region.")
+    access_key_id: str = Field("", description="Who writes; empty: as AWS_ACCESS_KEY_ID or the machine's role says.")
+    secret_access_key: SecretStr = Field(SecretStr(""), description="Best given as ATTUNE_LAKE__SECRET_ACCESS_KEY.")
+    request_seconds: float = Field(
+        20, ge=1, le=300, description="How long the store may take over a request, tries together."
+    )
+    history_hours: int = Field(
+        6, ge=1, le=8760, description="How long replaced files and earlier versions of the tables are kept."
+    )
+    optimize_minutes: float = Field(
+        60, ge=1, le=10_080, description="Pause between rounds that merge small files and delete what is not kept."
+    )
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> "LakeSettings":
+        if bool(self.access_key_id) != bool(self.secret_access_key.get_secret_value()):
+            raise ValueError("access_key_id and secret_access_key go together")
+        if not self.url and (self.endpoint or self.access_key_id):
+            raise ValueError("endpoint and access_key_id are for a url that begins with s3://")
+        return self
+
+
 class AggregatorSettings(_Section):
     """Event log to lake to datasets."""
 
@@ -385,6 +418,7 @@ class Settings(_Section):
     kafka: KafkaSettings = KafkaSettings()
     shipper: ShipperSettings = ShipperSettings()
     broker: BrokerSettings = BrokerSettings()
+    lake: LakeSettings = LakeSettings()
     aggregator: AggregatorSettings = AggregatorSettings()
     privacy: PrivacySettings = PrivacySettings()
     trainer: TrainerSettings = TrainerSettings()

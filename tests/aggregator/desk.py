@@ -30,7 +30,7 @@ class Desk:
         self.signing = SigningKeys(plant.folder / "keys")
         self.access = KeyStore(plant.folder / "access")
         self.registry = Registry(plant.folder / "registry", self.signer.verifier())
-        self.index = ReceiptIndex(plant.folder, self.registry)
+        self.index = ReceiptIndex(plant.folder, plant.lake.place, self.registry)
         self.key = self.access.create("default", (Role.FEEDBACK,))
         self.stub: Any = None
         self.port = 0

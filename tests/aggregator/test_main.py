@@ -55,7 +55,9 @@ def test_it_waits_for_the_log_ingests_builds_once_and_stops_in_order(tmp_path: P
     try:
         eventually((tmp_path / "run" / "aggregator.json").exists, 30)
         plant = Plant(tmp_path)
-        plant.append(*[response_event(n) for n in range(12)], *[thumb_event(n, n) for n in range(10)])
+        plant.append(*[response_event(n) for n in range(12)])
+        eventually(lambda: plant.log.positions("aggregator").get((RESPONSES, 0)) == 12, 30)
+        plant.append(*[thumb_event(n, n) for n in range(10)])
         plant.append(b"\xff", topic=FEEDBACK)
         eventually(lambda: datasets(tmp_path) == 1, 30)
         plant.append(*[thumb_event(n, n) for n in range(10, 15)])

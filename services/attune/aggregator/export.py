@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attune.lake.lake import Lake
+from attune.lake.place import Place
 from attune.lake.snapshot import Snapshot, open_snapshot
 from attune.v1 import dataset_pb2, event_pb2
 
@@ -34,12 +35,12 @@ class Wanted:
     not_for_training: bool = False
 
 
-def export(lake_folder: Path, wanted: Wanted) -> Generator[dataset_pb2.ExportRecordsResponse, None, None]:
+def export(lake: Place, wanted: Wanted) -> Generator[dataset_pb2.ExportRecordsResponse, None, None]:
     """The start, the records, the summary. The lake is read at one version, sorted on disk where memory is short.
 
     Raises an AttuneError when it cannot be read. Closing the iterator ends the query.
     """
-    with open_snapshot(Lake(lake_folder)) as snapshot:
+    with open_snapshot(Lake(lake)) as snapshot:
         arguments = vars(wanted)
         records = snapshot.rows(_RECORDS, arguments)[0][0]
         yield dataset_pb2.ExportRecordsResponse(start=dataset_pb2.ExportStart(records=records))

@@ -1,8 +1,9 @@
 """From the event log to the lake, each event exactly once."""
 
 import logging
+import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from attune import metrics
@@ -10,7 +11,7 @@ from attune.aggregator.privacy.scrubber import Scrubber
 from attune.errors import DataLoss, Unavailable
 from attune.eventlog import FEEDBACK, RESPONSES, EventReader, Range, Record
 from attune.lake import tables
-from attune.lake.delta import Conflict, LakeTable
+from attune.lake.delta import Conflict
 from attune.lake.lake import Lake
 from attune.lake.tables import PoisonousRecord, Position
 
@@ -18,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 READER = "aggregator"
 
+# Outside of these a clock was wrong, or an import says so: before 2000, or more than a day ahead.
+_EARLIEST_UNIX_MS = 946_684_800_000
+_AHEAD_MS = 86_400_000
 # As Python objects a batch takes many times its bytes.
 _BATCH_BYTES = 8 << 20
 _IDS_REMEMBERED = 200_000
@@ -79,7 +83,7 @@ class Ingest:
         self._batch_records = batch_records
         self._scrubber = scrubber
         self._reached = reached
-        self._seen = _recent_ids(self._table)
+        self._recall()
         self._partitions: set[int] = set()
         self._alarmed: set[str] = set()
 
@@ -138,6 +142,7 @@ class Ingest:
             self._reached("committed")
             self._seen.add(row["event_id"] for row in rows)
             metrics.LAKE_ROWS.labels(self._name).inc(len(rows))
+            metrics.LAKE_STRANGE_TIMES.labels(self._name).inc(_count_strange_times(rows))
         self._make_durable(partition, following)
         return len(records), max(0, waiting - len(records))
 
@@ -178,9 +183,9 @@ class Ingest:
 
     def _convert(self, records: list[Record], log_id: str) -> tuple[list[Row], list[Row]]:
         """Rows without repeated events, and dead letters."""
-        rows: list[Row] = []
+        rows: dict[str, Row] = {}
         dead: list[Row] = []
-        ids: set[str] = set()
+        repeated: list[Row] = []
         for record in records:
             at = Position(log_id, record.partition, record.offset)
             try:
@@ -188,12 +193,40 @@ class Ingest:
             except PoisonousRecord as poison:
                 dead.append(tables.dead_letter_row(record.topic, record.key, record.payload, str(poison), at))
                 continue
-            if row["event_id"] in ids or row["event_id"] in self._seen:
-                metrics.LAKE_REPEATED.labels(self._name).inc()
-                continue
-            ids.add(row["event_id"])
-            rows.append(self._scrubber.row(self._name, row) if self._scrubber else row)
-        return rows, dead
+            if row["event_id"] in rows or row["event_id"] in self._seen:
+                repeated.append(self._scrubbed(row))
+            else:
+                rows[row["event_id"]] = self._scrubbed(row)
+        if repeated:
+            self._look_at_repeated(repeated, rows)
+        return list(rows.values()), dead
+
+    def _look_at_repeated(self, repeated: Sequence[Row], rows: dict[str, Row]) -> None:
+        """The first of an id stands, whatever comes after it; that another one says something else is counted."""
+        metrics.LAKE_REPEATED.labels(self._name).inc(len(repeated))
+        ids = [row["event_id"] for row in repeated if row["event_id"] not in rows]
+        try:
+            stored = self._table.find("event_id", ids, tables.SCHEMAS[self._name].names, self._seen_since).to_pylist()
+        except (Unavailable, DataLoss) as error:
+            logger.error("events that came again were not compared", extra={"reason": error.message})
+            return
+        again = {row["event_id"] for row in repeated}
+        stored += self._as_stored(row for row in rows.values() if row["event_id"] in again)
+        firsts = {row["event_id"]: row for row in stored}
+        for row in self._as_stored(repeated):
+            first = firsts.get(row["event_id"])
+            if first is not None and not tables.say_the_same(first, row):
+                metrics.LAKE_CONTRADICTIONS.labels(self._name).inc()
+                logger.warning(
+                    "an event came again and says something else; the first stands",
+                    extra={"table": self._name, "event_id": row["event_id"], "offset": row["log_offset"]},
+                )
+
+    def _scrubbed(self, row: Row) -> Row:
+        return self._scrubber.row(self._name, row) if self._scrubber else row
+
+    def _as_stored(self, rows: Iterable[Row]) -> list[Row]:
+        return list(tables.to_arrow(self._name, list(rows)).to_pylist())
 
     def _append_dead_letters(self, dead: list[Row], source: str, following: int) -> None:
         """Its table keeps an offset of its own for the source: what a crashed try has written already is left out."""
@@ -224,10 +257,20 @@ class Ingest:
     def _reload(self) -> None:
         self._table.reload()
         self._dead_letter.reload()
-        self._seen = _recent_ids(self._table)
+        self._recall()
+
+    def _recall(self) -> None:
+        """The ids of the newest rows. Where they cannot be read none is known: readers drop what is there twice."""
+        try:
+            self._seen_since = self._table.day_of_newest(_IDS_REMEMBERED)
+            rows = self._table.read(["created_unix_ms", "event_id"], self._seen_since).sort_by("created_unix_ms")
+        except (Unavailable, DataLoss) as error:
+            logger.error("the lake's newest rows cannot be read", extra={"table": self._name, "reason": error.message})
+            self._seen_since, self._seen = None, SeenIds(())
+            return
+        self._seen = SeenIds(rows["event_id"].slice(max(0, rows.num_rows - _IDS_REMEMBERED)).to_pylist())
 
 
-def _recent_ids(table: LakeTable) -> SeenIds:
-    """From the newest rows of the table."""
-    rows = table.read(["created_unix_ms", "event_id"]).sort_by("created_unix_ms")
-    return SeenIds(rows["event_id"].slice(max(0, rows.num_rows - _IDS_REMEMBERED)).to_pylist())
+def _count_strange_times(rows: Iterable[Row]) -> int:
+    latest = time.time() * 1000 + _AHEAD_MS
+    return sum(not _EARLIEST_UNIX_MS <= row["created_unix_ms"] <= latest for row in rows)

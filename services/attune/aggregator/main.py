@@ -19,10 +19,12 @@ from attune.aggregator.ingest import READER, Ingest
 from attune.aggregator.privacy.scrubber import Scrubber
 from attune.aggregator.receipt_index import ReceiptIndex, keep_up_to_date
 from attune.aggregator.service import ExportService, ReceiptService
+from attune.aggregator.upkeep import keep_in_shape
 from attune.errors import AttuneError
 from attune.eventlog import FEEDBACK, RESPONSES, EventReader, SqliteLogReader, open_when_there
 from attune.keys import Keys, PolicyVerifier
 from attune.lake.lake import Lake
+from attune.lake.place import Place, lake_place
 from attune.lake.snapshot import open_snapshot
 from attune.logs import configure_logging
 from attune.metrics_page import serve_metrics
@@ -112,6 +114,11 @@ class Aggregator:
             logger.error("the event log was not taken in to its end", extra={"reason": str(error)})
 
 
+def open_lake(place: Place, settings: Settings) -> Lake:
+    spill = None if isinstance(place, Path) else settings.data / ".spill"
+    return Lake(place, history_hours=settings.lake.history_hours, spill=spill)
+
+
 def open_log(settings: Settings, stopping: threading.Event) -> EventReader | None:
     """The spool, or Kafka where that is set, as soon as it is there; none when told to stop before."""
     if not settings.kafka.servers:
@@ -148,14 +155,15 @@ async def serve(settings: Settings) -> None:
     personas = Personas.open(settings.data, settings.personas_folder, settings.default_persona)
     keys = Keys.load_or_create(settings.data / "keys")
     registry = Registry(settings.data / "registry", PolicyVerifier.load_or_create(settings.data / "keys"))
-    index = ReceiptIndex(settings.data, registry)
+    place = lake_place(settings.lake, settings.data)
+    index = ReceiptIndex(settings.data, place, registry)
 
     tls = server_tls(settings.tls)
     access = KeyStore(settings.data / "access")
     access.open_for(rules.host)
     server = rpc.build_server(access, max_message_bytes=_MAX_MESSAGE_BYTES)
     dataset_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptService(index, keys.signing), server)
-    dataset_pb2_grpc.add_ExportServiceServicer_to_server(ExportService(settings.data / "lake"), server)
+    dataset_pb2_grpc.add_ExportServiceServicer_to_server(ExportService(place), server)
     answers = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(answers, server)
     for name in ("", *_SERVICES):
@@ -171,6 +179,7 @@ async def serve(settings: Settings) -> None:
         await _all_of(
             asyncio.to_thread(aggregate, settings, personas, keys, stopping),
             asyncio.to_thread(keep_up_to_date, index, stopping, rules.poll_seconds),
+            asyncio.to_thread(keep_in_shape, place, settings.lake, stopping),
             stopping=stopping,
         )
     finally:
@@ -183,7 +192,8 @@ async def serve(settings: Settings) -> None:
 def aggregate(settings: Settings, personas: Personas, keys: Keys, stopping: threading.Event) -> None:
     """Event log to lake to datasets, until it is told to stop."""
     rules = settings.aggregator
-    lake = Lake(settings.data / "lake")
+    place = lake_place(settings.lake, settings.data)
+    lake = open_when_there(lambda: open_lake(place, settings), stopping)
     builder = Builder(
         settings.data / "datasets",
         BuildRules.from_settings(rules),
@@ -191,7 +201,7 @@ def aggregate(settings: Settings, personas: Personas, keys: Keys, stopping: thre
     )
     scrubber = Scrubber.from_settings(settings.privacy)
     log = open_log(settings, stopping)
-    if log is not None:
+    if lake is not None and log is not None:
         Aggregator(log, lake, builder, personas, batch_records=rules.batch_records, scrubber=scrubber).run(
             stopping, rules.poll_seconds
         )

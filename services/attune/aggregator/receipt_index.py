@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from attune.errors import AttuneError, DataLoss, NotFound, Unavailable
 from attune.lake.dataset import open_dataset
 from attune.lake.left_out import LeftOut, list_left_out
+from attune.lake.place import Place
 from attune.lake.tables import FEEDBACK, RESPONSES
 from attune.lake.tail import Positions, TableTail
 from attune.registry.policies import Registry
@@ -96,9 +97,9 @@ _ADD_LEFT_OUT = "INSERT OR REPLACE INTO left_out SELECT number, ?, ?, ? FROM fee
 class ReceiptIndex:
     """Keeps the file up to date (`update`, one thread) and reads it (`reading`, any thread)."""
 
-    def __init__(self, data: Path, registry: Registry) -> None:
+    def __init__(self, data: Path, lake: Place, registry: Registry) -> None:
         self._file = data / "receipts.sqlite"
-        self._lake = data / "lake"
+        self._lake = lake
         self._datasets = data / "datasets"
         self._registry = registry
         self._tails: dict[str, TableTail] = {}

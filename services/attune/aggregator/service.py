@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from attune.access import CALLER, Caller, Role
@@ -16,6 +15,7 @@ from attune.aggregator.receipts import Question, answer
 from attune.chat.limits import MAX_ID_CHARACTERS, check_length
 from attune.errors import InvalidInput, NotFound, PermissionDenied, ResourceExhausted, Unauthenticated
 from attune.ids import check_name
+from attune.lake.place import Place
 from attune.signing import SigningKeys
 from attune.v1 import dataset_pb2, dataset_pb2_grpc
 
@@ -78,7 +78,7 @@ class ReceiptService(dataset_pb2_grpc.ReceiptServiceServicer):
 class ExportService(dataset_pb2_grpc.ExportServiceServicer):
     """Reads the lake for whoever operates a tenant; few at once, for each sorts what it gives."""
 
-    lake_folder: Path
+    lake: Place
     places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_EXPORTS))
 
     async def ExportRecords(
@@ -88,7 +88,7 @@ class ExportService(dataset_pb2_grpc.ExportServiceServicer):
         if self.places.locked():
             raise ResourceExhausted(f"{MOST_EXPORTS} exports are running; no more at once", retry_after_seconds=30)
         async with self.places:
-            parts = _Parts(export(self.lake_folder, wanted))
+            parts = _Parts(export(self.lake, wanted))
             try:
                 while (part := await asyncio.to_thread(parts.next)) is not None:
                     yield part

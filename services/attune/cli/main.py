@@ -10,6 +10,7 @@ import typer
 from attune.cli.config import config_app
 from attune.cli.feedback import feedback_app
 from attune.cli.key import key_app
+from attune.cli.lake import lake_app
 from attune.cli.options import ConfigOption, DataOption, ServerOption, config_file, environment, read_settings
 from attune.cli.persona import persona_app
 from attune.cli.policy import policy_app
@@ -94,6 +95,7 @@ app.add_typer(persona_app, name="persona")
 app.add_typer(policy_app, name="policy")
 app.add_typer(feedback_app, name="feedback")
 app.add_typer(key_app, name="key")
+app.add_typer(lake_app, name="lake")
 app.add_typer(config_app, name="config")
 app.add_typer(demo_model_app, name="demo-model")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from deltalake.exceptions import TableNotFoundError
 
 from attune.lake.delta import load_table
+from attune.lake.place import Place
 from attune.lake.tables import FEEDBACK, RESPONSES
 
 
@@ -33,7 +34,7 @@ class Audit:
         return not self.missing and not self.repeated
 
 
-def count_ids(lake: Path, table: str, column: str) -> Counter[str]:
+def count_ids(lake: Place, table: str, column: str) -> Counter[str]:
     """How many rows of the table, as ingested, have each id."""
     try:
         ids = load_table(lake / table).to_pyarrow_table(columns=[column])
@@ -42,7 +43,7 @@ def count_ids(lake: Path, table: str, column: str) -> Counter[str]:
     return Counter(ids[column].to_pylist())
 
 
-def audit(lake: Path, response_ids: Iterable[str], feedback_ids: Iterable[str]) -> Audit:
+def audit(lake: Place, response_ids: Iterable[str], feedback_ids: Iterable[str]) -> Audit:
     """Response ids are those of final messages, feedback ids those of feedback replies."""
     acknowledged, missing, repeated = 0, [], []
     for table, column, told in (

@@ -23,7 +23,8 @@ from deltalake.exceptions import TableNotFoundError
 
 from attune.errors import NotFound, Unavailable
 from attune.lake.delta import load_table
-from attune.lake.lake import Lake
+from attune.lake.lake import Lake, spill_of
+from attune.lake.place import Place
 from attune.lake.tables import FEEDBACK, RESPONSES, SCHEMAS
 
 # Hardly ever is there any, so who is looked at closely is found first, by hashes: they take little memory.
@@ -136,27 +137,27 @@ class Snapshot:
 def open_snapshot(lake: Lake, threads: int = 2, memory_mib: int = 1024) -> Iterator[Snapshot]:
     """The versions that the lake's handles stand on."""
     handles = {RESPONSES: lake.responses.handle, FEEDBACK: lake.feedback.handle}
-    with _snapshot(handles, lake.folder, threads, memory_mib) as snapshot:
+    with _snapshot(handles, lake.spill, threads, memory_mib) as snapshot:
         yield snapshot
 
 
 @contextlib.contextmanager
-def read_snapshot(folder: Path, threads: int = 2, memory_mib: int = 1024) -> Iterator[Snapshot]:
+def read_snapshot(place: Place, threads: int = 2, memory_mib: int = 1024) -> Iterator[Snapshot]:
     """The newest versions of a lake that another process writes. Raises NotFound when there is none."""
-    with _snapshot(newest_handles(folder), folder, threads, memory_mib) as snapshot:
+    with _snapshot(newest_handles(place), spill_of(place), threads, memory_mib) as snapshot:
         yield snapshot
 
 
-def newest_handles(folder: Path) -> dict[str, DeltaTable]:
+def newest_handles(place: Place) -> dict[str, DeltaTable]:
     """Of the tables that recipes read. Raises NotFound."""
     try:
-        return {name: load_table(folder / name) for name in (RESPONSES, FEEDBACK)}
+        return {name: load_table(place / name) for name in (RESPONSES, FEEDBACK)}
     except TableNotFoundError:
-        raise NotFound(f"{folder} holds no lake yet") from None
+        raise NotFound(f"{place} holds no lake yet") from None
 
 
 @contextlib.contextmanager
-def _snapshot(handles: Mapping[str, DeltaTable], folder: Path, threads: int, memory_mib: int) -> Iterator[Snapshot]:
+def _snapshot(handles: Mapping[str, DeltaTable], spill: Path, threads: int, memory_mib: int) -> Iterator[Snapshot]:
     connection = duckdb.connect(
         config={
             "threads": threads,
@@ -166,7 +167,7 @@ def _snapshot(handles: Mapping[str, DeltaTable], folder: Path, threads: int, mem
             "disabled_optimizers": "build_side_probe_side",
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
-            "temp_directory": str(folder / ".spill"),
+            "temp_directory": str(spill),
         }
     )
     try:

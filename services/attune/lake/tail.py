@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,7 +9,8 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from attune.errors import Unavailable
-from attune.lake.delta import load_table
+from attune.lake.delta import load_table, said_of
+from attune.lake.place import Place
 
 Positions = dict[tuple[str, int], int]
 """The next offset of each (log id, partition)."""
@@ -26,14 +26,14 @@ class TableTail:
     handle: DeltaTable
 
     @classmethod
-    def open(cls, folder: Path) -> "TableTail | None":
+    def open(cls, place: Place) -> "TableTail | None":
         """The newest version; none before the table was made. Raises Unavailable."""
         try:
-            return cls(load_table(folder))
+            return cls(load_table(place))
         except TableNotFoundError:
             return None
         except (DeltaError, OSError) as error:
-            raise Unavailable(f"{folder} cannot be read: {error}") from None
+            raise Unavailable(f"{place} cannot be read: {said_of(error)}") from None
 
     @property
     def version(self) -> int:
@@ -44,7 +44,7 @@ class TableTail:
         try:
             self.handle.update_incremental()
         except (DeltaError, OSError) as error:
-            raise Unavailable(f"{self.handle.table_uri} cannot be read: {error}") from None
+            raise Unavailable(f"{self.handle.table_uri} cannot be read: {said_of(error)}") from None
         return self.version
 
     def rows_after(self, positions: Mapping[tuple[str, int], int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -67,7 +67,7 @@ class TableTail:
                 .to_batches()
             )
         except (DeltaError, OSError, pa.ArrowException) as error:
-            raise Unavailable(f"{self.handle.table_uri} cannot be read: {error}") from None
+            raise Unavailable(f"{self.handle.table_uri} cannot be read: {said_of(error)}") from None
 
 
 def _is_new(positions: Mapping[tuple[str, int], int]) -> pc.Expression | None:

@@ -1,0 +1,169 @@
+"""`attune lake`: what the lake holds, and keeping it in shape, beside an aggregator that runs."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attune.cli.options import ConfigOption, DataOption, read_settings
+from attune.cli.progress import progress
+from attune.errors import DataLoss, NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from attune.lake.damage import DamagedFile
+    from attune.lake.delta import LakeTable
+    from attune.lake.lake import Lake
+    from attune.lake.place import Place
+    from attune.lake.upkeep import TableFigures
+
+lake_app = typer.Typer(help="The tables: what they hold, merging, damage.", no_args_is_help=True)
+
+
+_STEPS = 1000  # of a bar
+
+
+@lake_app.command("stats")
+def stats(config: ConfigOption = None, data: DataOption = None) -> None:
+    """Say what the tables hold, from their logs alone."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    place, figures = _figures(config, data)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table.add_column("table")
+    for column in ("rows", "files", "small", "size", "days", "version"):
+        table.add_column(column, justify="right")
+    for column in ("from", "to", "changed (UTC)"):
+        table.add_column(column, no_wrap=True)
+    for each in figures:
+        table.add_row(
+            each.name,
+            f"{each.rows:,}",
+            f"{each.files:,}",
+            f"{each.small_files:,}",
+            _size(each.bytes),
+            str(len(each.days)),
+            str(each.version),
+            str(each.days[0]) if each.days else "–",
+            str(each.days[-1]) if each.days else "–",
+            _time(each.changed_unix_ms),
+        )
+    console = Console(highlight=False)
+    console.print(f"[bold]{place}[/]")
+    console.print(table)
+
+
+@lake_app.command("optimize")
+def optimize(config: ConfigOption = None, data: DataOption = None) -> None:
+    """Merge small files, and delete what the tables' history no longer needs (lake.history_hours).
+
+    The aggregator does the same every lake.optimize_minutes. Readers and writers go on meanwhile.
+    """
+    from attune.lake.upkeep import optimize as run
+
+    for table in _lake(config, data).tables:
+        with progress(table.name, _STEPS) as show:
+            done = run(table, _shown(show))
+        print(f"{table.name}: {done.merged_files} files merged into {done.into_files}, {done.deleted_files} deleted")
+
+
+@lake_app.command("check")
+def check(config: ConfigOption = None, data: DataOption = None) -> None:
+    """Read every file and compare it with the checksum it was written with; exit status 1 when one is damaged."""
+    damaged = {table.name: _damage(table) for table in _lake(config, data).tables}
+    for name, files in damaged.items():
+        print(f"{name}: {_said(files) if files else 'as written'}")
+    if any(damaged.values()):
+        raise DataLoss(
+            "the lake is damaged: put the files back from a backup, or give up their rows with `attune lake repair`"
+        )
+
+
+@lake_app.command("repair")
+def repair(
+    yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Leave damaged files out of the tables, so that the rest can be read. Their rows are lost to the lake.
+
+    Local files are kept in the table's folder `_damaged`.
+    """
+    from attune.lake.damage import leave_out_damage
+
+    tables = _lake(config, data).tables
+    damaged = {table.name: _damage(table) for table in tables}
+    if not any(damaged.values()):
+        print("nothing is damaged")
+        return
+    for name, files in damaged.items():
+        if files:
+            print(f"{name}: {_said(files)}")
+    if not yes and not (sys.stdin.isatty() and typer.confirm("Give up these rows?")):
+        raise typer.Exit(1)
+    for table in tables:
+        if damaged[table.name]:
+            left_out = leave_out_damage(table)
+            print(f"{table.name}: {len(left_out)} files left out")
+
+
+def _lake(config: "ConfigOption", data: "DataOption") -> "Lake":
+    """Raises NotFound where none was made: looking at a lake does not make one."""
+    from attune.lake.lake import Lake
+
+    _figures(config, data)
+    settings = read_settings(config, data)
+    return Lake(_place(config, data), history_hours=settings.lake.history_hours)
+
+
+def _place(config: "ConfigOption", data: "DataOption") -> "Place":
+    from attune.lake.place import lake_place
+
+    settings = read_settings(config, data)
+    return lake_place(settings.lake, settings.data)
+
+
+def _figures(config: "ConfigOption", data: "DataOption") -> "tuple[Place, list[TableFigures]]":
+    from attune.lake.delta import open_table
+    from attune.lake.tables import SCHEMAS
+    from attune.lake.upkeep import figures_of
+
+    place = _place(config, data)
+    opened = {name: open_table(place / name) for name in SCHEMAS}
+    figures = [figures_of(name, handle) for name, handle in opened.items() if handle is not None]
+    if not figures:
+        raise NotFound(f"no lake in {place} yet")
+    return place, figures
+
+
+def _damage(table: "LakeTable") -> "list[DamagedFile]":
+    from attune.lake.damage import find_damage
+
+    with progress(table.name, _STEPS) as show:
+        return find_damage(table, _shown(show))
+
+
+def _shown(show: "Callable[[int], None]") -> "Callable[[int, int], None]":
+    return lambda done, of: show(_STEPS * done // max(of, 1))
+
+
+def _said(files: "list[DamagedFile]") -> str:
+    lines = [f"{len(files)} damaged, {sum(file.rows for file in files):,} rows"]
+    return "\n  ".join([*lines, *(f"{file.name}: {file.reason}, {file.rows:,} rows" for file in files)])
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def _time(unix_ms: int) -> str:
+    import datetime
+
+    return f"{datetime.datetime.fromtimestamp(unix_ms / 1000, datetime.UTC):%Y-%m-%d %H:%M:%S}"
