@@ -22,6 +22,7 @@ from attune.aggregator.service import ExportService, ReceiptService
 from attune.aggregator.upkeep import keep_in_shape
 from attune.errors import AttuneError
 from attune.eventlog import FEEDBACK, RESPONSES, EventReader, SqliteLogReader, open_when_there
+from attune.eventlog.positions import refuse_shipped_spool
 from attune.keys import Keys, PolicyVerifier
 from attune.lake.lake import Lake
 from attune.lake.place import Place, lake_place
@@ -120,8 +121,12 @@ def open_lake(place: Place, settings: Settings) -> Lake:
 
 
 def open_log(settings: Settings, stopping: threading.Event) -> EventReader | None:
-    """The spool, or Kafka where that is set, as soon as it is there; none when told to stop before."""
+    """The spool, or Kafka where that is set, as soon as it is there; none when told to stop before.
+
+    Raises FailedPrecondition for a spool whose records went on to Kafka earlier.
+    """
     if not settings.kafka.servers:
+        refuse_shipped_spool(settings.data / "spool")
         return open_when_there(lambda: SqliteLogReader(settings.data / "spool"), stopping)
     from attune.eventlog.cluster import Cluster
     from attune.eventlog.kafka import KafkaLogReader

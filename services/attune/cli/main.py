@@ -15,8 +15,9 @@ from attune.cli.options import ConfigOption, DataOption, ServerOption, config_fi
 from attune.cli.persona import persona_app
 from attune.cli.policy import policy_app
 from attune.cli.rehearse import rehearse
+from attune.cli.topics import topics_app
 from attune.cli.train import train
-from attune.errors import AttuneError
+from attune.errors import AttuneError, InvalidInput
 
 app = typer.Typer(
     name="attune",
@@ -31,6 +32,7 @@ demo_model_app = typer.Typer(help="The small model that attune is shown with.", 
 
 @app.command("up")
 def up(
+    *,
     config: ConfigOption = None,
     data: DataOption = None,
     model: Annotated[
@@ -39,6 +41,12 @@ def up(
     personas: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="What a new data folder begins with, or `demo`.")
     ] = None,
+    kafka: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Brokers that carry the events; several with commas.")
+    ] = None,
+    with_kafka: Annotated[
+        bool, typer.Option("--with-kafka", help="Run a broker as well; wants Java 17, and Maven the first time.")
+    ] = False,
 ) -> None:
     """Run the whole ring on this machine until Ctrl-C: serve, collect, train, roll out."""
     from attune.cli.up import ring, steady_console
@@ -46,8 +54,14 @@ def up(
     from attune.settings import load_settings
 
     file = config_file(config)
-    given = environment(data=data, model=model, personas=personas)
-    if not run(load_settings(file, given), ring(file), given, steady_console()):
+    given = environment(data=data, model=model, personas=personas, kafka__servers=kafka)
+    if with_kafka:
+        if kafka is not None:
+            raise InvalidInput("--kafka and --with-kafka: name a broker, or have one run")
+        own = load_settings(file, given).broker
+        given |= {"ATTUNE_KAFKA__SERVERS": f"{own.host}:{own.port}", "ATTUNE_BROKER__ENABLED": "true"}
+    settings = load_settings(file, given)
+    if not run(settings, ring(settings, file), given, steady_console()):
         raise typer.Exit(1)
 
 
@@ -96,6 +110,7 @@ app.add_typer(policy_app, name="policy")
 app.add_typer(feedback_app, name="feedback")
 app.add_typer(key_app, name="key")
 app.add_typer(lake_app, name="lake")
+app.add_typer(topics_app, name="topics")
 app.add_typer(config_app, name="config")
 app.add_typer(demo_model_app, name="demo-model")
 

@@ -5,13 +5,23 @@ import socket
 from collections.abc import Iterator
 
 from attune.errors import FailedPrecondition, InvalidInput
+from attune.eventlog.positions import refuse_shipped_spool
 from attune.personas import PersonaError, Personas
 from attune.personas.persona import read_personas
 from attune.settings import Settings
 from attune.tls import exposure, server_tls
 
 SERVICES = ("inference", "aggregator", "trainer", "rollout")
-"""In the order of stopping: what is acknowledged first stops to grow, then it is carried on."""
+"""Those that every ring has."""
+
+IN_ORDER = ("inference", "shipper", "aggregator", "trainer", "rollout", "broker")
+"""The order of stopping: what is acknowledged first stops to grow, then it is carried on."""
+
+
+def services_of(settings: Settings) -> tuple[str, ...]:
+    """What runs with these settings, in the order of stopping."""
+    wanted = {*SERVICES, *(("shipper",) if settings.kafka.servers else ())}
+    return tuple(name for name in IN_ORDER if name in wanted or (name == "broker" and settings.broker.enabled))
 
 
 def check_start(settings: Settings) -> None:
@@ -19,6 +29,7 @@ def check_start(settings: Settings) -> None:
     if not (settings.model_folder / "config.json").is_file():
         raise InvalidInput(f"model: {settings.model_folder} has no config.json; name a folder in transformers' format")
     server_tls(settings.tls)
+    _check_event_log(settings)
 
 
 def unapplied(settings: Settings, personas: Personas) -> list[str]:
@@ -33,12 +44,24 @@ def unapplied(settings: Settings, personas: Personas) -> list[str]:
     return [persona.label for persona in found if applied.get((persona.tenant, persona.name)) != persona.version]
 
 
+def _check_event_log(settings: Settings) -> None:
+    if not settings.kafka.servers:
+        refuse_shipped_spool(settings.data / "spool")
+    else:
+        from attune.eventlog.cluster import Cluster
+
+        Cluster.of(settings.kafka)
+    own = f"{settings.broker.host}:{settings.broker.port}"
+    if settings.broker.enabled and settings.kafka.servers != (own,):
+        raise InvalidInput(f"broker.enabled is true: kafka.servers has to be {own}; `attune up --with-kafka` sets both")
+
+
 def dangers(settings: Settings) -> list[str]:
     """What may be meant and is said all the same: addresses that are open to others in plain text.
 
     A metrics page alone is nothing to say: it holds no text and no secret.
     """
-    sections = {name: getattr(settings, name) for name in SERVICES}
+    sections = {name: getattr(settings, name) for name in services_of(settings)}
     called = {name: section.host for name, section in sections.items() if hasattr(section, "grpc_port")}
     tls = settings.tls.certificate
     return [f"{name}.host: {danger}" for name, host in called.items() if (danger := exposure(host, tls))]
@@ -48,9 +71,9 @@ def check_ports(settings: Settings) -> None:
     """Raises FailedPrecondition for a port that another program, or another setting, has."""
     with contextlib.ExitStack() as taken:
         users: dict[tuple[str, int], str] = {}
-        for service in SERVICES:
+        for service in services_of(settings):
             section = getattr(settings, service)
-            for key in ("grpc_port", "http_port", "metrics_port"):
+            for key in ("grpc_port", "http_port", "metrics_port", "port"):
                 port = getattr(section, key, 0)
                 user = f"{service}.{key}"
                 if port == 0:

@@ -21,10 +21,10 @@ from rich.spinner import Spinner
 from rich.table import Table
 
 from attune import addresses
-from attune.cli.preflight import SERVICES, check_ports, check_start, dangers, unapplied
+from attune.cli.preflight import IN_ORDER, check_ports, check_start, dangers, services_of, unapplied
 from attune.cli.supervisor import Exited, Service, Started, Supervisor, hold
 from attune.cli.watch import Watched
-from attune.errors import Unavailable
+from attune.errors import FailedPrecondition, Unavailable
 from attune.ids import BASE_POLICY
 from attune.personas import Personas
 from attune.personas.api_keys import local_api_key
@@ -37,12 +37,14 @@ _SAY_SECONDS = 10.0
 _LEFTOVER_SECONDS = 10.0
 _STARTS_THAT_MAY_FAIL = 3
 _STARTING = {"inference": "loading the model, 15 to 60 s"}
+_MODULE = {"broker": "attune.eventlog.broker"}
 
 
-def ring(config: Path | None) -> list[Service]:
+def ring(settings: Settings, config: Path | None) -> list[Service]:
     """The services of attune; settings given on the command line reach them by the environment."""
     options = () if config is None else ("--config", str(config))
-    return [Service(name, (sys.executable, "-P", "-m", f"attune.{name}.main", *options)) for name in SERVICES]
+    modules = {name: _MODULE.get(name, f"attune.{name}.main") for name in services_of(settings)}
+    return [Service(name, (sys.executable, "-P", "-m", module, *options)) for name, module in modules.items()]
 
 
 def up(settings: Settings, services: Sequence[Service], environment: Mapping[str, str], console: Console) -> bool:
@@ -54,6 +56,7 @@ def up(settings: Settings, services: Sequence[Service], environment: Mapping[str
     check_start(settings)
     with hold(settings.data, _LEFTOVER_SECONDS) as lock:
         check_ports(settings)
+        _prepare_kafka(settings, console)
         known = Personas.open(settings.data, settings.personas_folder, settings.default_persona)
         personas = sorted((each.label for each in known), key=lambda name: (name != settings.default_persona, name))
         for service in services:
@@ -81,6 +84,27 @@ def up(settings: Settings, services: Sequence[Service], environment: Mapping[str
                 for service in services:
                     clear_endpoints(settings.data, service.name)
     return in_order
+
+
+def _prepare_kafka(settings: Settings, console: Console) -> None:
+    """The jars of a broker of our own; the topics of another, if it answers: chat does without it for as long."""
+    if settings.broker.enabled:
+        from attune.eventlog.broker import cached_jars, fetch_jars
+
+        if not cached_jars().is_dir():
+            console.print("bringing Kafka's jars with Maven, 45 MB, this once")
+        fetch_jars()
+    elif settings.kafka.servers:
+        from attune.eventlog.cluster import Cluster
+        from attune.eventlog.topics import TopicRules, create_topics
+
+        try:
+            made = create_topics(Cluster.of(settings.kafka), TopicRules.of(settings.kafka))
+        except (Unavailable, FailedPrecondition) as error:
+            console.print(f"[yellow]warning[/] {escape(error.message)}; until then events wait in the spool")
+        else:
+            if made:
+                console.print(f"made the topics {escape(', '.join(made))}")
 
 
 def _signals() -> tuple[threading.Event, threading.Event]:
@@ -162,7 +186,7 @@ def _wait_until_ready(
 
 
 def _waiting_text(waiting: set[str], seconds: float) -> str:
-    names = [f"{name} ({_STARTING[name]})" if name in _STARTING else name for name in SERVICES if name in waiting]
+    names = [f"{name} ({_STARTING[name]})" if name in _STARTING else name for name in IN_ORDER if name in waiting]
     return f"waiting for {', '.join(names)} [dim]{seconds:.0f} s[/]"
 
 
@@ -187,7 +211,7 @@ def places(
     scheme = "http" if settings.tls.certificate is None else "https"
     pages = [
         f"{scheme}://{addresses.join(getattr(settings, service).host, endpoints[service]['metrics'])}/metrics"
-        for service in SERVICES
+        for service in services_of(settings)
     ]
     chat = "attune chat"
     if settings.data != Path("attune-data").absolute():
@@ -202,7 +226,8 @@ def places(
         ("personas", ", ".join([f"{personas[0]} (default)", *personas[1:]])),
         ("receipts", f"{grpc('aggregator')} (gRPC)"),
         ("policies", f"{grpc('rollout')} (gRPC)"),
-        *((f"metrics of {service}", page) for service, page in zip(SERVICES, pages, strict=True)),
+        *((f"metrics of {service}", page) for service, page in zip(services_of(settings), pages, strict=True)),
+        *((("event log", f"Kafka at {', '.join(settings.kafka.servers)}"),) if settings.kafka.servers else ()),
         ("training runs", f"mlflow ui --backend-store-uri {shlex.quote(_without_credentials(settings.mlflow_uri))}"),
         ("data", str(settings.data)),
         ("logs", str(settings.data / "logs")),

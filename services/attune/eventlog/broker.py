@@ -232,10 +232,7 @@ def main() -> int:
         stopping = stop_on_signals()
         broker = LocalBroker(settings.data / "kafka", rules.port, host=rules.host)
         broker.start(fetch_jars())
-        made = create_topics(
-            Cluster.of(kafka),
-            TopicRules(kafka.partitions, kafka.replication, kafka.retention_days, kafka.dead_letter_retention_days),
-        )
+        made = create_topics(Cluster.of(kafka), TopicRules.of(kafka))
         metrics_port, page, _ = serve_metrics(rules.host, rules.metrics_port, page_context(server_tls(settings.tls)))
         write_endpoints(settings.data, "broker", kafka=rules.port, metrics=metrics_port)
         logger.info("broker started", extra={"port": rules.port, "metrics_port": metrics_port, "topics_made": made})

@@ -1,5 +1,6 @@
 """Which Kafka cluster, and how its clients are made: the one place that names kafka-python's options."""
 
+import logging
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from kafka.net.compat import KafkaNetClient
 
 from attune.errors import AttuneError, DataLoss, InvalidInput, NotFound, Unavailable
 from attune.settings import KafkaSettings
+
+# While a broker is away the client says so several times a second; we say it once.
+logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 _OURS = "attune."
 # Otherwise the pause between tries to connect grows to 30 s, and as long after a broker is back nothing moves.

@@ -7,7 +7,10 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+from attune.errors import FailedPrecondition
 from attune.ids import check_name
+
+SHIPPER = "shipper"
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,15 @@ def read_positions(folder: Path, reader: str, log_id: str) -> dict[tuple[str, in
     except (ValueError, KeyError, TypeError):
         logger.warning("a reader's positions cannot be read; nothing is trimmed behind it", extra={"reader": reader})
         return {}
+
+
+def refuse_shipped_spool(folder: Path) -> None:
+    """Raises FailedPrecondition where a shipper has taken records: nobody else knows them all any more."""
+    if _positions_file(folder, SHIPPER).exists():
+        raise FailedPrecondition(
+            f"the records of {folder} went on to Kafka: start with kafka.servers (or `attune up --kafka`) as before; "
+            f"to do without, let the aggregator take in what Kafka holds, stop, and move {folder} away"
+        )
 
 
 def sync(path: Path) -> None:

@@ -1,12 +1,15 @@
 """The topics in Kafka: made once, and looked at."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from kafka import KafkaAdminClient, TopicPartition
+from kafka.admin import OffsetSpec
 from kafka.errors import TopicAlreadyExistsError, for_code
 
 from attune.errors import FailedPrecondition, NotFound
 from attune.eventlog.cluster import Cluster, reported
 from attune.eventlog.log import TOPICS
+from attune.settings import KafkaSettings
 
 DEAD_LETTER = "attune.dead-letter"
 ALL_TOPICS = (*TOPICS, DEAD_LETTER)
@@ -23,6 +26,12 @@ class TopicRules:
     retention_days: float
     dead_letter_retention_days: float
 
+    @classmethod
+    def of(cls, settings: KafkaSettings) -> "TopicRules":
+        return cls(
+            settings.partitions, settings.replication, settings.retention_days, settings.dead_letter_retention_days
+        )
+
 
 @dataclass(frozen=True)
 class Topic:
@@ -32,6 +41,7 @@ class Topic:
     log_id: str
     partitions: int
     replication: int
+    records: int = 0
 
 
 def create_topics(cluster: Cluster, rules: TopicRules) -> list[str]:
@@ -78,18 +88,27 @@ def describe_topics(cluster: Cluster) -> list[Topic]:
     admin = cluster.admin()
     try:
         with reported():
-            return list(look_up(admin, cluster, ALL_TOPICS, absent_is_fine=True).values())
+            topics = look_up(admin, cluster, ALL_TOPICS, absent_is_fine=True).values()
+            return [replace(topic, records=_count(admin, topic)) for topic in topics]
     finally:
         admin.close()
 
 
+def _count(admin: KafkaAdminClient, topic: Topic) -> int:
+    places = [TopicPartition(topic.name, partition) for partition in range(topic.partitions)]
+    first, following = (
+        admin.list_partition_offsets(dict.fromkeys(places, spec)) for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST)
+    )
+    return sum(following[place].offset - first[place].offset for place in places)
+
+
 def look_up(
-    admin: object, cluster: Cluster, topics: tuple[str, ...], *, absent_is_fine: bool = False
+    admin: KafkaAdminClient, cluster: Cluster, topics: tuple[str, ...], *, absent_is_fine: bool = False
 ) -> dict[str, Topic]:
     """By our names. A topic that is made anew has another log id. Raises NotFound for one that is not there."""
-    cluster_id = admin.describe_cluster()["cluster_id"]  # type: ignore[attr-defined]
+    cluster_id = admin.describe_cluster()["cluster_id"]
     found = {}
-    for told in admin.describe_topics([cluster.topic(topic) for topic in topics]):  # type: ignore[attr-defined]
+    for told in admin.describe_topics([cluster.topic(topic) for topic in topics]):
         if told["error_code"] == 0:
             found[told["name"]] = Topic(
                 name=told["name"],

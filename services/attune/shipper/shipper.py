@@ -9,13 +9,12 @@ from attune import metrics
 from attune.errors import AttuneError, Unavailable
 from attune.eventlog import FEEDBACK, RESPONSES, TOPICS, EventReader, Record
 from attune.eventlog.cluster import Cluster
+from attune.eventlog.positions import SHIPPER
 from attune.eventlog.producer import Message, Producer, Refused
 from attune.shipper.refused import RefusedRecords
 from attune.v1 import event_pb2
 
 logger = logging.getLogger(__name__)
-
-READER = "shipper"
 
 # All that is in memory at a time, a batch being at least one record.
 _BATCH_BYTES = 4 << 20
@@ -65,7 +64,7 @@ class Shipper:
         log_id = self._spool.log_id(topic)
         held = self._spool.range(topic, 0)
         # Nothing was trimmed that this reader still needed, but for a time in which it was not configured.
-        first = max(held.first, self._spool.positions(READER).get((topic, 0), 0))
+        first = max(held.first, self._spool.positions(SHIPPER).get((topic, 0), 0))
         records = self._spool.read(topic, 0, first, self._batch_records, _BATCH_BYTES) if first < held.next else []
         if not records or self._spool.log_id(topic) != log_id:
             return 0, None
@@ -80,7 +79,7 @@ class Shipper:
                 break
             done += 1
         if done:
-            self._spool.commit(READER, {(topic, 0): records[done - 1].offset + 1})
+            self._spool.commit(SHIPPER, {(topic, 0): records[done - 1].offset + 1})
             self._reached("positioned")
             metrics.SHIPPED.labels(topic).inc(done)
         return done, failure

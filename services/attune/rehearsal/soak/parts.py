@@ -18,6 +18,7 @@ from attune.errors import AttuneError, ResourceExhausted
 from attune.eventlog import EventReader, SqliteLog, SqliteLogReader, open_when_there
 from attune.eventlog.cluster import Cluster
 from attune.eventlog.kafka import KafkaLogReader
+from attune.eventlog.positions import SHIPPER
 from attune.lake.lake import Lake
 from attune.personas.store import Personas
 from attune.rehearsal.soak.events import PERSONA, in_order_of_sending, key_of
@@ -25,7 +26,6 @@ from attune.rehearsal.soak.schedule import DISK_FULL, FREEZE, KILL, STEPS, Sched
 from attune.runtime import die_with_parent, stop_on_signals
 from attune.shipper.main import ship
 from attune.shipper.refused import RefusedRecords
-from attune.shipper.shipper import READER as SHIPPER
 from attune.shipper.shipper import Shipper
 
 SPLIT_KEY = b"soak" * 8
