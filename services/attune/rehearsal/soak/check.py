@@ -33,12 +33,14 @@ def findings(site: Site, schedule: Schedule) -> list[str]:
     sent = events(schedule.seed, schedule.responses)
     told = Counter(site.told.read_text().splitlines())
     poison = told.pop("", 0)
-    there: Counter[str] = Counter()
-    for table in (lake.responses, lake.feedback):
-        there.update(table.read(["event_id"])["event_id"].to_pylist())
-    wrong = _misses("lost", told.keys() - there.keys())
-    wrong += _misses("doubled", {event_id for event_id, count in there.items() if count > 1})
-    wrong += _misses("invented", there.keys() - sent.keys())
+    there = {
+        event_id
+        for table in (lake.responses, lake.feedback)
+        for event_id in table.read(["event_id"])["event_id"].to_pylist()
+    }
+    wrong = _misses("lost", told.keys() - there)
+    wrong += _misses("doubled", _doubled(lake))
+    wrong += _misses("invented", there - sent.keys())
     dead = lake.dead_letter.count()
     if dead < poison:
         wrong.append(f"{poison} records that are no events were acknowledged, {dead} are among the dead letters")
@@ -62,6 +64,18 @@ def missing(site: Site) -> int:
 
 def _misses(what: str, ids: set[str]) -> list[str]:
     return [f"{len(ids)} {what}: {', '.join(sorted(ids)[:5])}"] if ids else []
+
+
+def _doubled(lake: Lake) -> set[str]:
+    """With where in the log they stood: a record that was sent again may be in another partition, or with another log."""
+    places = ["event_id", "log_id", "log_partition", "log_offset"]
+    doubled: set[str] = set()
+    for table in (lake.responses, lake.feedback):
+        found: dict[str, list[str]] = {}
+        for row in table.read(places).to_pylist():
+            found.setdefault(row["event_id"], []).append(f"{row['log_partition']}/{row['log_offset']}")
+        doubled |= {f"{event_id} at {' and '.join(at)}" for event_id, at in found.items() if len(at) > 1}
+    return doubled
 
 
 def _clean_lake(folder: Path, sent: Mapping[str, tuple[str, bytes]]) -> Lake:
