@@ -173,6 +173,19 @@ while ingest.poll():
     assert plant.another().lake.dead_letter.read(["log_offset"]).num_rows == 1
 
 
+def test_what_another_aggregator_brought_in_is_known_when_it_comes_again(plant: Plant) -> None:
+    ingest = plant.ingest(RESPONSES)
+    assert ingest.poll() == 0
+    plant.append(response_event(1))
+    plant.another().ingest_all()
+    # A commit of its own to another source: from then on its handle stands behind what the other has committed.
+    plant.lake.responses.append(to_arrow("responses", []), "elsewhere/0", 0, 1)
+    plant.append(response_event(1), response_event(2))
+    while ingest.poll():
+        pass
+    assert plant.ids("responses") == ids_of([response_event(1), response_event(2)])
+
+
 def alarms() -> float:
     return REGISTRY.get_sample_value("attune_lake_offset_alarms_total", {"topic": RESPONSES}) or 0
 

@@ -84,7 +84,8 @@ class Ingest:
         self._scrubber = scrubber
         self._reached = reached
         self._recall()
-        self._partitions: set[int] = set()
+        # How far each source was when its ids were last recalled, or where this ingest has brought it since.
+        self._known: dict[str, int] = {}
         self._alarmed: set[str] = set()
 
     def poll(self) -> int:
@@ -94,7 +95,6 @@ class Ingest:
         """
         fullest, lag, failure = 0, 0, None
         ranges = self._log.ranges(self._topic)
-        self._take_over(set(ranges))
         for partition, held in ranges.items():
             try:
                 taken, left = self._ingest(partition, held)
@@ -112,19 +112,13 @@ class Ingest:
         metrics.LAKE_LAG.labels(self._topic).set(lag)
         return fullest
 
-    def _take_over(self, partitions: set[int]) -> None:
-        """What another aggregator had before may have been sent again, and by now only the table knows of the first."""
-        if self._partitions and not partitions <= self._partitions:
-            self._reload()
-        self._partitions = partitions
-
     def _ingest(self, partition: int, held: Range) -> tuple[int, int]:
         """How many records were taken, and how many are left."""
         log_id = self._log.log_id(self._topic)
         source = f"{log_id}/{self._topic}/{partition}"
         if not self._in_range(source, partition, held):
             return 0, max(0, held.next - self._table.next_offset(source))
-        first = self._table.next_offset(source)
+        first = self._next(source)
         waiting = max(0, held.next - first)
         records = self._log.read(self._topic, partition, first, self._batch_records, _BATCH_BYTES) if waiting else []
         if self._log.log_id(self._topic) != log_id:
@@ -140,11 +134,20 @@ class Ingest:
             self._reached("dead letters written")
             self._table.append(tables.to_arrow(self._name, rows), source, first, following)
             self._reached("committed")
+            self._known[source] = following
             self._seen.add(row["event_id"] for row in rows)
             metrics.LAKE_ROWS.labels(self._name).inc(len(rows))
             metrics.LAKE_STRANGE_TIMES.labels(self._name).inc(_count_strange_times(rows))
         self._make_durable(partition, following)
         return len(records), max(0, waiting - len(records))
+
+    def _next(self, source: str) -> int:
+        """The offset to go on at. Where another aggregator brought the source there, its ids are recalled: a record of
+        them may come again, and a commit to one source shows this handle what others committed to the rest."""
+        if self._known.get(source) != self._table.next_offset(source):
+            self._reload()
+            self._known[source] = self._table.next_offset(source)
+        return self._known[source]
 
     def _in_range(self, source: str, partition: int, held: Range) -> bool:
         """Whether the log holds the place to go on at; if not, the alarm is raised and the partition rests for good.

@@ -67,7 +67,7 @@ def _misses(what: str, ids: set[str]) -> list[str]:
 
 
 def _doubled(lake: Lake) -> set[str]:
-    """With where in the log they stood: a record that was sent again may be in another partition, or with another log."""
+    """With the partition and offset of each: a record that was sent again may stand in another partition."""
     places = ["event_id", "log_id", "log_partition", "log_offset"]
     doubled: set[str] = set()
     for table in (lake.responses, lake.feedback):
