@@ -1,4 +1,4 @@
-"""What the whole run shares: the demo model, one real engine on it, and one real Kafka broker."""
+"""What the whole run shares: the demo model, one real engine on it, one real Kafka broker, and one real S3 server."""
 
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -12,6 +12,7 @@ from attune.eventlog.broker import LocalBroker
 from attune.inference.engine import Engine, EngineOptions
 from attune.settings import Settings
 from tests.brokers import run_broker
+from tests.stores import Minio, run_minio
 
 # A shell that runs the tests in the background has them ignore SIGINT, nohup SIGHUP, and so would every process that
 # they start.
@@ -42,4 +43,11 @@ async def engine(demo_model: Path) -> AsyncIterator[Engine]:
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
     """Tests leave it running and thawed."""
     with run_broker(tmp_path_factory.mktemp("kafka")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Minio]:
+    """Tests leave it running and thawed."""
+    with run_minio(tmp_path_factory.mktemp("minio")) as running:
         yield running

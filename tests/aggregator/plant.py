@@ -12,6 +12,7 @@ from attune.eventlog import FEEDBACK, RESPONSES, SqliteLog
 from attune.lake.audit import count_ids
 from attune.lake.dataset import Dataset
 from attune.lake.lake import Lake
+from attune.lake.place import Place
 from attune.lake.snapshot import open_snapshot
 from attune.v1 import event_pb2
 from tests.lake.events import NOW_UNIX_MS
@@ -20,14 +21,14 @@ SPLIT_KEY = b"k" * 32
 
 
 class Plant:
-    def __init__(self, folder: Path, log: SqliteLog | None = None) -> None:
+    def __init__(self, folder: Path, log: SqliteLog | None = None, place: Place | None = None) -> None:
         self.folder = folder
         self.log = log or SqliteLog(folder / "spool", max_bytes=1 << 28, readers=("aggregator",), feedback_share=0.1)
-        self.lake = Lake(folder / "lake")
+        self.lake = Lake(place or folder / "lake")
 
     def another(self) -> "Plant":
         """A second aggregator on the same log and lake, with handles of its own."""
-        return Plant(self.folder, self.log)
+        return Plant(self.folder, self.log, self.lake.place)
 
     def append(self, *events: Message | bytes, topic: str | None = None) -> None:
         futures = []
@@ -49,7 +50,7 @@ class Plant:
 
     def ids(self, table: str) -> list[str]:
         """The event ids in a table, as ingested, repeated ones repeated."""
-        return sorted(count_ids(self.folder / "lake", table, "event_id").elements())
+        return sorted(count_ids(self.lake.place, table, "event_id").elements())
 
     def build(
         self,

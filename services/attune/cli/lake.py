@@ -10,7 +10,8 @@ from attune.cli.progress import progress
 from attune.errors import DataLoss, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import datetime
+    from collections.abc import Callable, Sequence
 
     from attune.lake.damage import DamagedFile
     from attune.lake.delta import LakeTable
@@ -22,6 +23,7 @@ lake_app = typer.Typer(help="The tables: what they hold, merging, damage.", no_a
 
 
 _STEPS = 1000  # of a bar
+_PIPE_COLUMNS = 120
 
 
 @lake_app.command("stats")
@@ -34,24 +36,23 @@ def stats(config: ConfigOption = None, data: DataOption = None) -> None:
     place, figures = _figures(config, data)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("table")
-    for column in ("rows", "files", "small", "size", "days", "version"):
-        table.add_column(column, justify="right")
-    for column in ("from", "to", "changed (UTC)"):
+    for column in ("rows", "size", "files", "small", "version", "days"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("came in", "changed (UTC)"):
         table.add_column(column, no_wrap=True)
     for each in figures:
         table.add_row(
             each.name,
             f"{each.rows:,}",
+            _size(each.bytes),
             f"{each.files:,}",
             f"{each.small_files:,}",
-            _size(each.bytes),
-            str(len(each.days)),
             str(each.version),
-            str(each.days[0]) if each.days else "–",
-            str(each.days[-1]) if each.days else "–",
+            str(len(each.days) or "–"),
+            _days(each.days),
             _time(each.changed_unix_ms),
         )
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
     console.print(f"[bold]{place}[/]")
     console.print(table)
 
@@ -155,6 +156,12 @@ def _said(files: "list[DamagedFile]") -> str:
     return "\n  ".join([*lines, *(f"{file.name}: {file.reason}, {file.rows:,} rows" for file in files)])
 
 
+def _days(days: "Sequence[datetime.date]") -> str:
+    if not days:
+        return "–"
+    return str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
+
+
 def _size(count: float) -> str:
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
@@ -166,4 +173,6 @@ def _size(count: float) -> str:
 def _time(unix_ms: int) -> str:
     import datetime
 
+    if not unix_ms:
+        return "–"
     return f"{datetime.datetime.fromtimestamp(unix_ms / 1000, datetime.UTC):%Y-%m-%d %H:%M:%S}"

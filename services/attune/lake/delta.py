@@ -22,7 +22,6 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from attune.errors import Aborted, DataLoss, Unavailable
@@ -276,14 +275,22 @@ class LakeTable:
         return load_table(self.place)
 
     def _with_every_column(self, handle: DeltaTable) -> DeltaTable:
-        """Adds the columns that an older version did not know; in older rows they are null."""
-        known = {field.name for field in handle.schema().fields}
-        missing = [field for field in DeltaSchema.from_arrow(self._schema).fields if field.name not in known]
-        if not missing:
+        """Adds the columns, and parts of columns, that an older version did not know; in older rows they are null."""
+        if _covers(pa.struct(pa.schema(handle.schema().to_arrow())), pa.struct(self._schema)):
             return handle
         with suppress(CommitFailedError):  # another process added them first
-            handle.alter.add_columns(missing)
+            write_deltalake(handle, self._schema.empty_table(), mode="append", schema_mode="merge")
         return load_table(self.place)
+
+
+def _covers(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether one has every part of the other, whatever their order."""
+    if pa.types.is_struct(wanted):
+        parts = {part.name: part.type for part in found}
+        return all(part.name in parts and _covers(parts[part.name], part.type) for part in wanted)
+    if pa.types.is_list(wanted):
+        return _covers(found.value_type, wanted.value_type)
+    return True
 
 
 def _history(hours: int) -> dict[str, str]:

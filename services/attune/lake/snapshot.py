@@ -183,9 +183,15 @@ def _snapshot(handles: Mapping[str, DeltaTable], spill: Path, threads: int, memo
 
 
 def _define_rows(connection: duckdb.DuckDBPyConnection, name: str, handle: DeltaTable) -> None:
-    """The table's own files, read by DuckDB; columns that none of them knows yet are null."""
-    connection.register(f"{name}_empty", SCHEMAS[name].empty_table())
+    """The table's own files, read by DuckDB; columns that none of them knows yet are null.
+
+    What is in an object store is read through Arrow, which takes more memory: DuckDB would have to download a part.
+    """
     files = handle.file_uris()
+    if any("://" in file for file in files):
+        connection.register(f"{name}_rows", handle.to_pyarrow_dataset())
+        return
+    connection.register(f"{name}_empty", SCHEMAS[name].empty_table())
     written = ""
     if files:
         listed = ", ".join(f"'{file.replace(chr(39), chr(39) * 2)}'" for file in files)
