@@ -261,6 +261,9 @@ class AggregatorSettings(_Section):
     metrics_port: int = Field(9102, ge=0, le=65535, description="Prometheus page; 0 takes a free port.")
     poll_seconds: float = Field(0.5, gt=0, le=3600, description="Pause when the event log has nothing new.")
     batch_records: int = Field(2000, ge=1, le=1_000_000, description="Most records in one commit.")
+    lease_seconds: float = Field(
+        15, ge=1, le=3600, description="How long an aggregator that died keeps others from building."
+    )
     build_feedback: int = Field(1000, ge=1, description="New signals of a persona that start a dataset.")
     window_days: float = Field(30, gt=0, le=3650, description="How far back a dataset reaches.")
     heldout_share: float = Field(0.2, gt=0, lt=1, description="Share of end users whose feedback is never trained on.")

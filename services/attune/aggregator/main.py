@@ -25,6 +25,7 @@ from attune.eventlog import FEEDBACK, RESPONSES, EventReader, SqliteLogReader, o
 from attune.eventlog.positions import refuse_shipped_spool
 from attune.keys import Keys, PolicyVerifier
 from attune.lake.lake import Lake
+from attune.lake.lease import Leases
 from attune.lake.place import Place, lake_place
 from attune.lake.snapshot import open_snapshot
 from attune.logs import configure_logging
@@ -55,6 +56,7 @@ class Aggregator:
         lake: Lake,
         builder: Builder,
         personas: Personas,
+        leases: Leases,
         *,
         batch_records: int,
         scrubber: Scrubber | None,
@@ -64,6 +66,7 @@ class Aggregator:
         self._lake = lake
         self._builder = builder
         self._personas = personas
+        self._leases = leases
         self._batch_records = batch_records
         self._responses, self._feedback = (
             Ingest(log, lake, topic, batch_records=batch_records, scrubber=scrubber, reached=reached)
@@ -85,6 +88,8 @@ class Aggregator:
             if not more:
                 stopping.wait(poll_seconds)
         self._drain()
+        for persona in self._personas:
+            self._leases.release(f"{persona.tenant}.{persona.name}")
 
     def ingest(self) -> bool:
         """One batch of each topic; whether some batch was full, so that there is surely more."""
@@ -101,9 +106,11 @@ class Aggregator:
         if rows == self._counted_rows or not (may_be_due or time.monotonic() >= self._next_count):
             return
         with open_snapshot(self._lake, self._builder.rules.threads, self._builder.rules.memory_mib) as snapshot:
-            for tenant, name in sorted(personas):
+            ours = {persona for persona in personas if self._leases.hold(".".join(persona))}
+            for tenant, name in sorted(ours):
                 self._builder.build_due(snapshot, tenant, name, int(time.time() * 1000))
-        self._counted_rows, self._counted_personas = rows, personas
+        if ours == personas:  # else whoever has the others may die before they are built
+            self._counted_rows, self._counted_personas = rows, personas
         self._next_count = time.monotonic() + _COUNT_SECONDS
 
     def _drain(self) -> None:
@@ -207,7 +214,8 @@ def aggregate(settings: Settings, personas: Personas, keys: Keys, stopping: thre
     scrubber = Scrubber.from_settings(settings.privacy)
     log = open_log(settings, stopping)
     if lake is not None and log is not None:
-        Aggregator(log, lake, builder, personas, batch_records=rules.batch_records, scrubber=scrubber).run(
+        leases = Leases(settings.data / "leases", rules.lease_seconds)
+        Aggregator(log, lake, builder, personas, leases, batch_records=rules.batch_records, scrubber=scrubber).run(
             stopping, rules.poll_seconds
         )
         log.close()

@@ -20,6 +20,7 @@ from attune.eventlog.cluster import Cluster
 from attune.eventlog.kafka import KafkaLogReader
 from attune.eventlog.positions import SHIPPER
 from attune.lake.lake import Lake
+from attune.lake.lease import Leases
 from attune.personas.store import Personas
 from attune.rehearsal.soak.events import PERSONA, in_order_of_sending, key_of
 from attune.rehearsal.soak.schedule import DISK_FULL, FREEZE, KILL, STEPS, Schedule
@@ -30,6 +31,9 @@ from attune.shipper.shipper import Shipper
 
 SPLIT_KEY = b"soak" * 8
 RULES = BuildRules(build_feedback=25, window_days=3650, heldout_share=0.2)
+
+LEASE_SECONDS = 0.7
+"""Less than a frozen part stays so: its rival builds meanwhile."""
 
 _SPOOL_BYTES = 32 << 20
 _GROUP = 10
@@ -140,6 +144,7 @@ def _make_aggregator(
                 Lake(site.lake),
                 builder,
                 personas,
+                Leases(site.folder / "leases", LEASE_SECONDS),
                 batch_records=schedule.batch_records,
                 scrubber=None,
                 reached=wire,
