@@ -13,13 +13,26 @@ from attune.errors import FailedPrecondition
 from attune.inference.engine import Adapter, Engine, Generation
 from attune.v1 import event_pb2
 from tests.inference.house import PROBE_OUTPUT, PROBE_PROMPT, endless, reference_logprobs, write_adapter
+from tests.inference.waiting import eventually
 
 
 async def begin(
-    engine: Engine, adapter: Adapter | None = None, *, streaming: bool = True, **sampling: float
+    engine: Engine,
+    adapter: Adapter | None = None,
+    *,
+    streaming: bool = True,
+    top_logprobs: int = 0,
+    **sampling: float,
 ) -> Generation:
     resolved = event_pb2.Sampling(**{"temperature": 1.0, "top_p": 1.0, "max_tokens": 64} | sampling)  # type: ignore[arg-type]
-    return await engine.generate(list(PROBE_PROMPT), resolved, tenant="default", adapter=adapter, streaming=streaming)
+    return await engine.generate(
+        list(PROBE_PROMPT),
+        resolved,
+        tenant="default",
+        adapter=adapter,
+        streaming=streaming,
+        top_logprobs=top_logprobs,
+    )
 
 
 async def finish(generation: Generation) -> list[str]:
@@ -45,6 +58,21 @@ async def test_streamed_and_whole_answers_are_the_same(engine: Engine) -> None:
     assert streamed.token_ids == whole.token_ids
     assert np.allclose(streamed.logprobs, whole.logprobs, atol=1e-3)
     assert streamed.finish_reason == whole.finish_reason
+
+
+@pytest.mark.parametrize("top_logprobs", [1, 3])
+async def test_the_likeliest_tokens_are_the_same_for_who_reads_slowly(engine: Engine, top_logprobs: int) -> None:
+    whole = await begin(engine, seed=7, streaming=False, top_logprobs=top_logprobs)
+    await finish(whole)
+    slow = await begin(engine, seed=7, top_logprobs=top_logprobs)
+    await eventually(lambda: engine.unfinished == 0)  # meanwhile all of its outputs become one
+    await finish(slow)
+    assert slow.token_ids == whole.token_ids
+    assert [[token for token, _ in top] for top in slow.top_logprobs] == [
+        [token for token, _ in top] for top in whole.top_logprobs
+    ]
+    assert len(slow.top_logprobs) == len(slow.token_ids)
+    assert all(len(top) == top_logprobs for top in slow.top_logprobs)
 
 
 @pytest.mark.parametrize("streaming", [True, False])

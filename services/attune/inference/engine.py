@@ -83,10 +83,11 @@ class Generation:
     Tokens and logprobs grow as `next_text` is called; a slow caller gets several tokens at once.
     """
 
-    def __init__(self, llm: Any, queue: Any, begun_seconds: float) -> None:
+    def __init__(self, llm: Any, queue: Any, begun_seconds: float, most_top: int) -> None:
         self._llm = llm
         self._queue = queue
         self._begun_seconds = begun_seconds
+        self._most_top = most_top
         # On the monotonic clock.
         self.first_token_seconds: float | None = None
         self.token_ids: list[int] = []
@@ -143,15 +144,19 @@ class Generation:
         return text
 
     def _take_logprobs(self, flat: Any) -> None:
-        """vLLM's flat form: at each position the sampled token, then the likeliest ones, if any were asked for."""
-        if len(flat.logprobs) == len(flat.start_indices):
+        """vLLM's flat form: at each position the sampled token, then the likeliest ones, if any were asked for.
+
+        For who reads slowly it makes several outputs one, and tells a sampled token that is among the likeliest once.
+        """
+        if not self._most_top:
             self.logprobs.extend(flat.logprobs)
             return
         for start, end in zip(flat.start_indices, flat.end_indices, strict=True):
             self.logprobs.append(flat.logprobs[start])
-            top = zip(flat.token_ids[start + 1 : end], flat.logprobs[start + 1 : end], strict=True)
+            told = dict(zip(flat.token_ids[start:end], flat.logprobs[start:end], strict=True))
+            likeliest = sorted(told.items(), key=lambda one: one[1], reverse=True)[: self._most_top]
             # What a grammar or top-p leaves out has no probability at all.
-            self.top_logprobs.append([(token, logprob) for token, logprob in top if math.isfinite(logprob)])
+            self.top_logprobs.append([(token, logprob) for token, logprob in likeliest if math.isfinite(logprob)])
 
 
 class Engine:
@@ -255,7 +260,7 @@ class Engine:
             output_kind=RequestOutputKind.DELTA if streaming else RequestOutputKind.FINAL_ONLY,
             skip_clone=True,
         )
-        return await self._begin(prompt_token_ids, parameters, tenant=tenant, adapter=adapter)
+        return await self._begin(prompt_token_ids, parameters, tenant=tenant, adapter=adapter, most_top=top_logprobs)
 
     async def score(
         self, prompt_token_ids: Sequence[int], output_token_ids: Sequence[int], *, adapter: Adapter | None
@@ -370,7 +375,7 @@ class Engine:
         self._llm.shutdown(timeout=_STOP_SECONDS)
 
     async def _begin(
-        self, prompt_token_ids: list[int], parameters: Any, *, tenant: str, adapter: Adapter | None
+        self, prompt_token_ids: list[int], parameters: Any, *, tenant: str, adapter: Adapter | None, most_top: int = 0
     ) -> Generation:
         from vllm.exceptions import GracefulHTTPError
         from vllm.inputs import tokens_input
@@ -400,7 +405,7 @@ class Engine:
         if state := self._llm.output_processor.request_states.get(queue.request_id):
             # vLLM would look up the text of each sampled token for its logprob, at a third of the front end's time.
             state.logprobs_processor.tokenizer = None
-        return Generation(self._llm, queue, begun_seconds)
+        return Generation(self._llm, queue, begun_seconds, most_top)
 
     @contextlib.asynccontextmanager
     async def _swapping(self) -> Any:
