@@ -16,7 +16,7 @@ from attune.eventlog.topics import TopicRules, create_topics
 
 
 @contextmanager
-def run_broker(folder: Path, **properties: str) -> Iterator[LocalBroker]:
+def run_broker(folder: Path, *, port: int = 0, **properties: str) -> Iterator[LocalBroker]:
     """Skips the test where Java or Maven is missing; in CI that is a failure."""
     try:
         jars = fetch_jars()
@@ -24,7 +24,7 @@ def run_broker(folder: Path, **properties: str) -> Iterator[LocalBroker]:
         if os.environ.get("CI"):
             raise
         pytest.skip(missing.message)
-    broker = LocalBroker(folder, free_port(), properties=properties)
+    broker = LocalBroker(folder, port or free_port(), properties=properties)
     broker.start(jars)
     try:
         yield broker

@@ -2,6 +2,7 @@
 
 import logging
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +16,6 @@ from kafka.net.compat import KafkaNetClient
 from attune.errors import AttuneError, DataLoss, InvalidInput, NotFound, Unavailable
 from attune.settings import KafkaSettings
 
-# While a broker is away the client says so several times a second; we say it once.
-logging.getLogger("kafka").setLevel(logging.CRITICAL)
-
 _OURS = "attune."
 # Otherwise the pause between tries to connect grows to 30 s, and as long after a broker is back nothing moves.
 _RECONNECT_MOST_MS = 1000
@@ -26,6 +24,40 @@ _RETRY_AFTER_SECONDS = 1.0
 _ENVELOPE_BYTES = 64 << 10
 
 Client = TypeVar("Client")
+
+
+_SAYS_NOTHING = (kafka_errors.KafkaTimeoutError, kafka_errors.NodeNotReadyError)
+
+
+class _LastFailure(logging.Handler):
+    """Why the client last failed: it says so in its logs alone, several times a second, and raises time-outs.
+
+    Its logs go no further. They are many while a broker is away, and we say it once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._failure: tuple[float, BaseException] | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for argument in record.args if isinstance(record.args, tuple) else ():
+            if isinstance(argument, kafka_errors.KafkaError) and not isinstance(argument, _SAYS_NOTHING):
+                login_failed = "SaslAuthenticationFailed" in self.reason()  # what follows from it says less
+                if isinstance(argument, kafka_errors.SaslAuthenticationFailedError) or not login_failed:
+                    self._failure = time.monotonic(), argument
+
+    def reason(self, within_seconds: float = 5) -> str:
+        """Empty when there was none lately."""
+        if self._failure is None or time.monotonic() - self._failure[0] > within_seconds:
+            return ""
+        return str(self._failure[1])[:200]
+
+
+_last_failure = _LastFailure()
+_client_log = logging.getLogger("kafka")
+_client_log.setLevel(logging.WARNING)
+_client_log.addHandler(_last_failure)
+_client_log.propagate = False
 
 
 @dataclass(frozen=True)
@@ -136,7 +168,9 @@ def translated(error: BaseException) -> AttuneError:
         case kafka_errors.CorruptRecordError():
             return DataLoss("Kafka holds a record whose checksum does not fit")
         case kafka_errors.KafkaTimeoutError():
-            return Unavailable("Kafka did not answer in time", retry_after_seconds=_RETRY_AFTER_SECONDS)
+            reason = _last_failure.reason()
+            text = f"Kafka did not answer in time{': ' if reason else ''}{reason}"
+            return Unavailable(text, retry_after_seconds=_RETRY_AFTER_SECONDS)
         case kafka_errors.AuthorizationError() | kafka_errors.SaslAuthenticationFailedError():
             return Unavailable(f"Kafka does not let us: {name}; see kafka.username and the brokers' access rules")
         case _:

@@ -21,8 +21,9 @@ def open_when_there(opening: Callable[[], Opened], stopping: threading.Event) ->
         try:
             return opening()
         except (NotFound, Unavailable) as error:
-            if error.message != said:
-                said = error.message
-                logger.info("waiting", extra={"reason": said})
+            what = error.message.partition(":")[0]  # the details change while a broker comes back
+            if what != said:
+                said = what
+                logger.info("waiting", extra={"reason": error.message})
             stopping.wait(_LOOK_SECONDS)
     return None

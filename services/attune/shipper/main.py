@@ -38,9 +38,10 @@ def ship(shipper: Shipper, stopping: threading.Event) -> None:
                 logger.info("Kafka takes records again")
             said, pause_seconds = "", 0 if done else _IDLE_SECONDS
         except (AttuneError, OSError) as error:
-            if str(error) != said:
+            what = str(error).partition(":")[0]  # the details change while a broker comes back
+            if what != said:
                 logger.error("records wait in the spool", extra={"reason": str(error)})
-            said, pause_seconds = str(error), _FAILED_SECONDS
+            said, pause_seconds = what, _FAILED_SECONDS
         stopping.wait(pause_seconds)
     deadline = time.monotonic() + _DRAIN_SECONDS
     try:
