@@ -10,7 +10,7 @@ from attune.chat.messages import typed_messages
 from attune.chat.model import model_hash
 from attune.chat.template import ChatTemplate
 from attune.keys import PolicySigner, PolicyVerifier
-from attune.personas.persona import Persona
+from attune.personas.persona import Persona, read_persona
 from attune.registry.policies import Registry
 from attune.registry.rollouts import RolloutEntry, RolloutLog
 from attune.registry.verdict import Verdict
@@ -22,6 +22,7 @@ from attune.trainer.kto import KtoArguments, TrainingStopped
 from attune.trainer.logprobs import token_logprobs
 from attune.trainer.model import load_adapter, load_base
 from attune.trainer.tracking import open_tracking
+from attune.v1 import event_pb2
 
 CONCIERGE = Persona(name="concierge", system_prompt="w2")
 QUIET = Watch(lambda state: None, lambda done, steps: None, lambda: False)
@@ -254,6 +255,18 @@ def test_a_stop_is_no_death(cycles: Cycles, feedback: pa.Table) -> None:
         with pytest.raises(TrainingStopped):
             run(cycles, feedback, watch=replace(QUIET, stopping=lambda: True))
     assert run(cycles, feedback).outcome == "passed"
+
+
+def test_regression_prompts_are_asked_as_the_persona_is_served_with_its_tools(
+    cycles: Cycles, template: ChatTemplate
+) -> None:
+    text = 'system_prompt = "Be brief."\n[[tools]]\nname = "call_cab"\ndescription = "Ours."'
+    persona = read_persona(text, "", name="concierge")
+    messages = typed_messages([{"role": "user", "content": "A cab, please."}])
+    same, other = event_pb2.Tool(name="call_cab", description="Theirs."), event_pb2.Tool(name="send_mail")
+    prompt = RegressionPrompt("tools", "", messages, "done", [same, other])
+    (item,) = replace(cycles, template=template, regression=[prompt])._skill_items(persona)
+    assert item.prompt_token_ids == template.render("Be brief.", messages, [*persona.offered_tools, other])
 
 
 def test_one_cycle_at_a_time_for_each_persona(cycles: Cycles) -> None:
