@@ -1,22 +1,14 @@
 """When a dataset is due, and that its content depends on nothing but what was said."""
 
-import random
-import tempfile
-from pathlib import Path
-
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 
 from attune.aggregator.build import Builder, BuildRules
 from attune.eventlog import FEEDBACK, RESPONSES
 from attune.lake.dataset import Dataset, list_datasets, open_dataset
 from attune.lake.snapshot import open_snapshot
-from attune.v1 import event_pb2
 from tests.aggregator.plant import SPLIT_KEY, Plant
+from tests.aggregator.recipes.story import story
 from tests.lake.events import NOW_UNIX_MS, response_event, thumb_event
-
-Event = event_pb2.ResponseEvent | event_pb2.FeedbackEvent
 
 
 def build_if_due(
@@ -96,68 +88,6 @@ def test_the_manifest_says_what_went_in(plant: Plant) -> None:
 def test_an_empty_lake_builds_nothing(plant: Plant) -> None:
     assert build_if_due(plant, 1) is None
     assert plant.build().table().num_rows == 0
-
-
-def story() -> list[Event]:
-    """Votes, revisions, retractions, aborted and unconsented responses, unknown ones, ties."""
-    events: list[Event] = [response_event(n) for n in range(12)]
-    events += [
-        response_event(20, finish_reason=event_pb2.FINISH_REASON_ABORTED),
-        response_event(21, consent=event_pb2.Consent(train=False)),
-        response_event(22, consent=event_pb2.Consent(store=False)),
-    ]
-    events += [thumb_event(n, n) for n in range(12)]
-    events += [thumb_event(40 + n, 20 + n) for n in range(4)]
-    events += [
-        thumb_event(60, 1, revision=1),
-        thumb_event(61, 2, revision=2, retracted=True),
-        thumb_event(62, 2, revision=1),
-    ]
-    events += [
-        thumb_event(63, 3),
-        thumb_event(64, 3),
-        thumb_event(65, 4, end_user="ann"),
-        thumb_event(66, 5, end_user=""),
-    ]
-    return events
-
-
-def build_story(events: list[Event], batch_records: int, compact: bool) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        plant = Plant(Path(folder))
-        try:
-            for start in range(0, len(events), batch_records):
-                plant.append(*events[start : start + batch_records])
-                plant.ingest_all(batch_records)
-            if compact:
-                plant.lake.responses.handle.optimize.compact()
-                plant.lake.feedback.handle.optimize.compact()
-            return plant.build().manifest.dataset_id
-        finally:
-            plant.close()
-
-
-EXPECTED: dict[str, str] = {}
-
-
-@settings(
-    max_examples=8,
-    deadline=None,
-    database=None,
-    phases=[Phase.generate, Phase.shrink],
-    suppress_health_check=[HealthCheck.too_slow],
-)
-@given(seed=st.integers(0, 1 << 30), repeats=st.integers(0, 8), batch=st.integers(8, 40), compact=st.booleans())
-def test_the_order_of_arrival_repeats_batches_and_compaction_do_not_change_the_dataset(
-    seed: int, repeats: int, batch: int, compact: bool
-) -> None:
-    if not EXPECTED:
-        EXPECTED["id"] = build_story(story(), 100, False)
-    chance = random.Random(seed)
-    events = story()
-    events += chance.sample(events, repeats)
-    chance.shuffle(events)
-    assert build_story(events, batch, compact) == EXPECTED["id"]
 
 
 @pytest.mark.parametrize("name", ["heldout_share", "window_days"])

@@ -8,20 +8,18 @@ import argparse
 import base64
 import contextlib
 import logging
-import os
-import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+from attune import maven
 from attune.errors import AttuneError, FailedPrecondition, Unavailable
 from attune.eventlog.cluster import Cluster
 from attune.eventlog.topics import TopicRules, create_topics
@@ -34,20 +32,12 @@ from attune.tls import page_context, server_tls
 logger = logging.getLogger("attune.broker")
 
 KAFKA = "4.1.0"
-_JAVA = 17
 _HEAP = "-Xmx512m"
-_FETCH_SECONDS = 600.0
 _START_SECONDS = 60.0
 _STOP_SECONDS = 15.0
 _LOOK_SECONDS = 0.1
-_POM = f"""<project>
-  <modelVersion>4.0.0</modelVersion><groupId>attune</groupId><artifactId>broker</artifactId><version>1</version>
-  <dependencies>
-    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA}</version></dependency>
-    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
-  </dependencies>
-</project>
-"""
+_JARS = f"kafka-{KAFKA}"
+_ARTIFACTS = (f"org.apache.kafka:kafka_2.13:{KAFKA}", "org.slf4j:slf4j-simple:1.7.36")
 # Java ends with its starter: the kernel keeps the wish over exec.
 _TIED = (
     "import os, sys; from attune.runtime import die_with_parent; "
@@ -57,52 +47,12 @@ _TIED = (
 
 def cached_jars() -> Path:
     """Where the jars are, or will be."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "attune" / f"kafka-{KAFKA}"
+    return maven.cached_jars(_JARS)
 
 
 def fetch_jars() -> Path:
-    """The folder of the broker's jars, brought by Maven the first time (45 MB).
-
-    Raises FailedPrecondition, with what to install, when Java or Maven is missing or Maven cannot bring them.
-    """
-    _check_java()
-    jars = cached_jars()
-    if jars.is_dir():
-        return jars
-    if shutil.which("mvn") is None:
-        raise FailedPrecondition(
-            "a broker of our own wants Maven once, to bring Kafka's jars: install the package maven, "
-            "or name a broker that runs with --kafka HOST:PORT"
-        )
-    jars.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=jars.parent) as draft:
-        (Path(draft) / "pom.xml").write_text(_POM)
-        command = ["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={draft}/jars"]
-        try:
-            told = subprocess.run(
-                command, cwd=draft, capture_output=True, text=True, timeout=_FETCH_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise FailedPrecondition(f"Maven did not bring Kafka's jars in {_FETCH_SECONDS:g} s") from None
-        if told.returncode:
-            last = (told.stdout + told.stderr).strip().splitlines()[:1]
-            raise FailedPrecondition(f"Maven cannot bring Kafka's jars: {' '.join(last) or told.returncode}")
-        with contextlib.suppress(OSError):  # another process was first
-            (Path(draft) / "jars").rename(jars)
-    return jars
-
-
-def _check_java() -> None:
-    if shutil.which("java") is None:
-        raise FailedPrecondition(
-            f"a broker of our own wants Java {_JAVA}: install the package openjdk-{_JAVA}-jre-headless, "
-            "or name a broker that runs with --kafka HOST:PORT"
-        )
-    said = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False).stderr
-    version = re.search(r'version "(\d+)', said)
-    if version is None or int(version[1]) < _JAVA:
-        raise FailedPrecondition(f"a broker of our own wants Java {_JAVA}; there is {said.splitlines()[:1]}")
+    """The folder of the broker's jars, brought by Maven the first time (45 MB). Raises FailedPrecondition."""
+    return maven.fetch_jars(_JARS, _ARTIFACTS, "a broker of our own", "name a broker that runs with --kafka HOST:PORT")
 
 
 class LocalBroker:

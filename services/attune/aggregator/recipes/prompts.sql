@@ -48,7 +48,7 @@ SELECT
     f.left_out,
     left(sha256(concat_ws('/', 'prompts', f.event_id)), 32) AS example_id,
     CASE WHEN r.turn > 1 THEN 'multi_turn' ELSE 'single_turn' END AS label,
-    CAST(1 AS DOUBLE) / f.askers AS weight,
+    CAST(1 AS DOUBLE) / greatest(f.askers, 1) AS weight,
     [r.end_user] AS people,
     CAST([] AS VARCHAR[]) AS feedback_ids,
     [f.response_id] AS response_ids,
