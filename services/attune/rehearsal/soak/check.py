@@ -52,14 +52,16 @@ def findings(site: Site, schedule: Schedule) -> list[str]:
 
 
 def missing(site: Site) -> int:
-    """How many acknowledged events the lake does not hold yet; all of them while it cannot be read."""
-    told = set(site.told.read_text().splitlines()) - {""}
+    """How many acknowledged records the lake does not hold yet; all of them while it cannot be read."""
+    told = Counter(site.told.read_text().splitlines())
+    poison = told.pop("", 0)
     try:
         lake = Lake(site.lake)
         tables = (lake.responses, lake.feedback)
-        return len(told.difference(*(table.read(["event_id"])["event_id"].to_pylist() for table in tables)))
+        there = (table.read(["event_id"])["event_id"].to_pylist() for table in tables)
+        return len(set(told).difference(*there)) + max(0, poison - lake.dead_letter.count())
     except (AttuneError, OSError):
-        return len(told)
+        return told.total() + poison
 
 
 def _misses(what: str, ids: set[str]) -> list[str]:

@@ -76,6 +76,11 @@ class Site:
         """What fills the disk, until whoever watches removes it."""
         return self.disk / "hog"
 
+    @property
+    def over(self) -> Path:
+        """There from when nothing is to strike any more."""
+        return self.folder / "over"
+
     def struck(self, number: int) -> Path:
         """There from when the schedule's fault of this number struck."""
         return self.folder / f"struck-{number}"
@@ -199,7 +204,8 @@ def _trip_wire(site: Site, schedule: Schedule, part: str) -> Callable[[str], Non
         assert step in STEPS[part], step
         passes[step] += 1
         for number, fault in waiting:
-            if fault.step == step and passes[step] >= fault.nth and _first(site.struck(number)):
+            due = fault.step == step and passes[step] >= fault.nth and not site.over.exists()
+            if due and _first(site.struck(number)):
                 _strike(site, fault.kind)
 
     return reached

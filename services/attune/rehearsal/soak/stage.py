@@ -139,10 +139,13 @@ class _Stage:
 
     def settle(self) -> list[str]:
         """Faults are over; what was acknowledged is to reach the lake by itself, and everything stops in order."""
+        self.site.over.touch()
         deadline = time.monotonic() + _SETTLE_SECONDS
         while self._later or self._frozen or check.missing(self.site):
             if time.monotonic() > deadline:
-                return [f"{check.missing(self.site)} acknowledged events are not in the lake after {_SETTLE_SECONDS} s"]
+                return [
+                    f"{check.missing(self.site)} acknowledged records are not in the lake after {_SETTLE_SECONDS} s"
+                ]
             self._tend()
             time.sleep(_LOOK_SECONDS)
         for _, process in self._running:
