@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from attune.access import Role
 from attune.client.exports import FORMATS, lines_of
+from attune.client.imports import read_lines
 from attune.errors import InvalidInput
 from attune.v1 import dataset_pb2, dataset_pb2_grpc, event_pb2
 from tests.aggregator.town import Town
@@ -257,3 +258,14 @@ def test_a_dialogue_that_would_be_read_back_otherwise_is_refused(text: str) -> N
     record.feedback.add(answers=[0, 1], ranks=[1, 2], ranking=True)
     with pytest.raises(InvalidInput, match="would not be read back"):
         lines_of(record, "hh")
+
+
+def test_a_turn_may_begin_with_the_other_sides_name() -> None:
+    start = "\n\nHuman: Assistant: hello\n\nAssistant: Human: you said so\n\nHuman: And?\n\nAssistant: "
+    line = json.dumps({"chosen": f"{start}Human: a", "rejected": f"{start}b"})
+    (read,) = read_lines(iter([line.encode()]), "hh", name="f", persona="")
+    assert read.record is not None
+    request = read.record.request
+    record = dataset_pb2.ExportedRecord(messages=request.messages, answers=request.answers)
+    record.feedback.add(answers=[0, 1], ranks=[1, 2], ranking=True)
+    assert lines_of(record, "hh") == [line]

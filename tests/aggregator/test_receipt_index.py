@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import pytest_asyncio
 
 from attune.aggregator.receipt_index import ReceiptIndex
 from attune.errors import DataLoss, Unavailable
 from attune.eventlog import FEEDBACK
+from attune.lake.dataset import Definition, Recipe, write_dataset
 from attune.lake.tail import TableTail
 from attune.v1 import dataset_pb2
 from tests.aggregator.desk import Desk
@@ -216,6 +218,30 @@ async def test_an_index_that_vanishes_while_the_service_runs_is_made_again(desk:
     assert (await desk.refused(feedback_id="feedback-0"))[0] == "UNAVAILABLE"
     desk.update()
     assert (await desk.receipt("feedback-0")).state == dataset_pb2.Receipt.STATE_COUNTS
+
+
+@pytest.mark.parametrize("splits", [("train", "heldout"), ("heldout", "train")])
+async def test_of_several_examples_in_a_dataset_the_one_that_is_learned_from_is_told(
+    desk: Desk, splits: tuple[str, str]
+) -> None:
+    rows = [
+        {"example_id": f"{number:032x}", "label": "x", "split": split, "feedback_ids": ["feedback-1"]}
+        for number, split in enumerate(splits)
+    ]
+    table = pa.Table.from_pylist(rows)
+    definition = Definition("default", "concierge", Recipe("pairs", "SELECT 1"), {}, 0)
+    write_dataset(
+        desk.plant.folder / "datasets",
+        table.to_reader(),
+        definition,
+        left_out={},
+        table_versions={},
+        feedback_positions={},
+        created_unix_ms=1,
+    )
+    desk.plant.append(thumb_event(1, 1))
+    desk.update()
+    assert [use.split for use in (await desk.receipt("feedback-1")).datasets] == ["train"]
 
 
 def test_nothing_that_people_wrote_is_in_it(plant: Plant) -> None:

@@ -115,6 +115,13 @@ async def test_a_later_revision_supersedes_in_every_order_of_arrival(desk: Desk)
         assert (await desk.receipt(f"feedback-{10 * response + 2}")).state == Receipt.STATE_COUNTS
 
 
+async def test_a_higher_revision_counts_even_if_it_was_made_before(desk: Desk) -> None:
+    desk.plant.append(response_event(1), thumb_event(1, 1, revision=2), thumb_event(2, 1, revision=1))
+    desk.update()
+    assert (await desk.receipt("feedback-1")).state == Receipt.STATE_COUNTS
+    assert (await desk.receipt("feedback-2")).superseded_by == "feedback-1"
+
+
 async def test_other_people_other_kinds_and_other_names_do_not_supersede(desk: Desk) -> None:
     outcome = event_pb2.Outcome(name="solved", flag=True)
     desk.plant.append(

@@ -82,7 +82,7 @@ GROUP BY p.policy_id ORDER BY p.created_unix_ms DESC, p.policy_id DESC LIMIT ?
 """
 _LEFT_OUT = """
 SELECT b.recipe, l.reason FROM left_out AS l JOIN builds AS b ON b.number = l.build
-WHERE l.feedback = ? AND l.stamp = b.stamp ORDER BY b.recipe, l.reason
+WHERE l.feedback = ? ORDER BY b.recipe, l.reason
 """
 
 _NEWEST = "SELECT max(created_unix_ms) FROM (SELECT created_unix_ms FROM feedback ORDER BY number DESC LIMIT 1000)"
