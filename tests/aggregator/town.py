@@ -21,15 +21,14 @@ from attune.inference.feedback_rpc import FeedbackService, ImportService
 from attune.inference.idempotency import Idempotency
 from attune.inference.imports import Imports
 from attune.keys import Keys, PolicyVerifier
-from attune.personas import Persona
 from attune.personas.api_keys import KeyStore
-from attune.personas.store import Personas
 from attune.registry.policies import Registry
 from attune.v1 import dataset_pb2, dataset_pb2_grpc, feedback_pb2_grpc
 from tests.aggregator.plant import Plant
 from tests.keyed import metadata
+from tests.persona_files import stored
 
-PERSONAS = [Persona(name=name, system_prompt="Answer.") for name in ("concierge", "tutor")]
+PERSONAS = dict.fromkeys(("concierge", "tutor"), 'system_prompt = "Answer."')
 
 
 class Town:
@@ -49,13 +48,14 @@ class Town:
         access = KeyStore(folder / "access")
         keys = Keys.load_or_create(folder / "keys")
         idempotency = Idempotency(folder / "idempotency.sqlite", keep_hours=1, most_answers=1000)
-        personas = Personas(PERSONAS, "concierge")
+        personas = stored(folder, PERSONAS, "concierge")
         server = rpc.build_server(access, max_message_bytes=1 << 20)
         imports = ImportService(Imports(plant.log, keys, personas, idempotency))
         feedback = FeedbackService(Feedback(plant.log, keys, personas, idempotency))
         feedback_pb2_grpc.add_ImportServiceServicer_to_server(imports, server)
         feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, server)
-        index = ReceiptIndex(folder, Registry(folder / "registry", PolicyVerifier.load_or_create(folder / "keys")))
+        registry = Registry(folder / "registry", PolicyVerifier.load_or_create(folder / "keys"))
+        index = ReceiptIndex(folder, folder / "lake", registry)
         dataset_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptService(index, keys.signing), server)
         dataset_pb2_grpc.add_ExportServiceServicer_to_server(ExportService(folder / "lake"), server)
         port = rpc.bind(server, "127.0.0.1", 0, None)
