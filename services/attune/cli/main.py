@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from attune.cli.config import config_app
+from attune.cli.dataset import dataset_app
 from attune.cli.feedback import feedback_app
 from attune.cli.key import key_app
 from attune.cli.lake import lake_app
@@ -110,6 +111,7 @@ app.add_typer(policy_app, name="policy")
 app.add_typer(feedback_app, name="feedback")
 app.add_typer(key_app, name="key")
 app.add_typer(lake_app, name="lake")
+app.add_typer(dataset_app, name="dataset")
 app.add_typer(topics_app, name="topics")
 app.add_typer(config_app, name="config")
 app.add_typer(demo_model_app, name="demo-model")

@@ -1,0 +1,209 @@
+"""What an operator asks of datasets: one made now, what is in one, what tells two apart, whether one is whole."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+
+from attune.aggregator.build import BuildRules, build_dataset
+from attune.aggregator.recipe import load_recipe
+from attune.errors import DataLoss, InvalidInput, NotFound
+from attune.keys import Keys
+from attune.lake.dataset import Dataset, Manifest, list_datasets, open_dataset
+from attune.lake.place import Place, lake_place
+from attune.lake.snapshot import Source, read_snapshot
+from attune.lake.spark import open_spark_snapshot
+from attune.personas import Personas
+from attune.settings import Settings
+
+_Open = Callable[[Place, int, int], AbstractContextManager[Source]]
+
+ENGINES: Mapping[str, _Open] = {"duckdb": read_snapshot, "spark": open_spark_snapshot}
+
+_MS_PER_DAY = 86_400_000
+_SHORTEST_PREFIX = 4
+
+
+def build_now(
+    settings: Settings, tenant: str, persona: str, recipes: Sequence[str], *, engine: str, now_unix_ms: int
+) -> list[tuple[Dataset, bool]]:
+    """Datasets of a persona by these recipes, or by those of the settings; with each, whether it is new.
+
+    Raises NotFound for an unknown persona or without a lake, InvalidInput for an unknown recipe.
+    """
+    rules = BuildRules.from_settings(settings.aggregator)
+    of = Personas.open(settings.data, settings.personas_folder, settings.default_persona).find(tenant, persona)
+    chosen = [load_recipe(name) for name in recipes or rules.recipes_of(of.name)]
+    folder = settings.data / "datasets"
+    before = {dataset.manifest.dataset_id for dataset in list_datasets(folder)}
+    made = []
+    with ENGINES[engine](lake_place(settings.lake, settings.data), rules.threads, rules.memory_mib) as source:
+        for recipe in chosen:
+            dataset = build_dataset(
+                source,
+                folder,
+                tenant=tenant,
+                persona=of.name,
+                recipe=recipe,
+                rules=rules,
+                split_key=Keys.load_or_create(settings.data / "keys").split,
+                now_unix_ms=now_unix_ms,
+            )
+            made.append((dataset, dataset.manifest.dataset_id not in before))
+    return made
+
+
+def find_dataset(folder: Path, name: str) -> Dataset:
+    """By its id, or the beginning of one that fits no other; each file is checked.
+
+    Raises NotFound, InvalidInput when several fit, DataLoss when it is damaged.
+    """
+    digits = name.removeprefix("d-")
+    if len(digits) < _SHORTEST_PREFIX or not all(letter in "0123456789abcdef" for letter in digits):
+        raise InvalidInput(
+            f"{name!r} is no dataset's id; it looks like d-1e46c4dd, with {_SHORTEST_PREFIX} digits or more"
+        )
+    found = sorted(path.parent for path in folder.glob(f"d-{digits}*/manifest.json"))
+    if not found:
+        raise NotFound(f"no dataset {name} in {folder}")
+    if len(found) > 1:
+        raise InvalidInput(f"{name} could be any of {', '.join(path.name for path in found)}")
+    return open_dataset(found[0])
+
+
+def verify(dataset: Dataset) -> None:
+    """Whether every byte is what the manifest says, and the rows are those that the id was made of. Raises DataLoss."""
+    for _ in dataset.files(["example_id"]):
+        pass
+    if (found := dataset.rebuilt_id()) != dataset.manifest.dataset_id:
+        raise DataLoss(f"the rows of {dataset.manifest.dataset_id} make {found}: its manifest was changed")
+
+
+@dataclass(frozen=True)
+class Bars:
+    """How many fall into each of some classes, in an order that means something."""
+
+    title: str
+    counts: Mapping[str, int]
+    unit: str = "examples"
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """What a dataset looks like. `effective` is Kish's effective number of examples, (sum w)^2 / sum w^2."""
+
+    manifest: Manifest
+    examples: int
+    people: int
+    most_by_one: int
+    effective: float
+    bars: tuple[Bars, ...]
+
+
+def portray(dataset: Dataset) -> Portrait:
+    """Reads the columns it needs, file by file. Raises DataLoss."""
+    labels: Counter[str] = Counter()
+    people: Counter[str] = Counter()
+    versions: Counter[str] = Counter()
+    ages, weights = [], []
+    for part in dataset.files(["split", "label", "people", "persona_version", "created_unix_ms", "weight"]):
+        labels.update(
+            f"{split} {label}"
+            for split, label in zip(part["split"].to_pylist(), part["label"].to_pylist(), strict=True)
+        )
+        people.update(pc.list_flatten(part["people"]).to_pylist())
+        versions.update(version[:12] for version in part["persona_version"].to_pylist())
+        ages.append((dataset.manifest.created_unix_ms - part["created_unix_ms"].to_numpy()) / _MS_PER_DAY)
+        weights.append(part["weight"].to_numpy())
+    age, weight = np.concatenate(ages), np.concatenate(weights)
+    return Portrait(
+        dataset.manifest,
+        len(weight),
+        len(people),
+        max(people.values(), default=0),
+        float(weight.sum() ** 2 / (weight**2).sum()) if len(weight) else 0.0,
+        (
+            Bars("balance", dict(sorted(labels.items()))),
+            Bars("people by how many examples they have a part in", _doubling(list(people.values())), "people"),
+            Bars("age in days", _tenths(age)),
+            Bars("persona versions", dict(versions.most_common(10))),
+            Bars("weights", _weights(weight)),
+            Bars("left out", dict(dataset.manifest.counts["left_out"]), "rows"),
+        ),
+    )
+
+
+def _doubling(counts: Sequence[int]) -> dict[str, int]:
+    """1, 2-3, 4-7, ..."""
+    classes = Counter(int(math.log2(count)) for count in counts)
+    return {
+        str(2**power) if power == 0 else f"{2**power}-{2 ** (power + 1) - 1}": classes[power]
+        for power in range(max(classes, default=-1) + 1)
+    }
+
+
+def _tenths(values: np.ndarray) -> dict[str, int]:
+    """Ten classes of the same width, from the least to the largest."""
+    if not len(values):
+        return {}
+    counts, edges = np.histogram(values, 10)
+    digits = max(0, 1 - math.floor(math.log10(edges[1] - edges[0])))
+    return {f"{edges[at]:.{digits}f} to {edges[at + 1]:.{digits}f}": int(count) for at, count in enumerate(counts)}
+
+
+def _weights(weights: np.ndarray) -> dict[str, int]:
+    """Each weight where there are few, else tenths of their range."""
+    values, counts = np.unique(np.round(weights, 3), return_counts=True)
+    if len(values) <= 10:
+        return {f"{value:.3g}": int(count) for value, count in zip(values, counts, strict=True)}
+    return _tenths(weights)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What the second dataset has that the first has not, and the other way round."""
+
+    made_by: Mapping[str, tuple[str, str]]
+    added: int
+    removed: int
+    kept: int
+    relabelled: int
+    reweighted: int
+    moved: int
+
+
+def difference(first: Dataset, second: Dataset) -> Difference:
+    """By example_id; `moved` went to the other split. Raises DataLoss."""
+    before, after = _examples(first), _examples(second)
+    both = before.keys() & after.keys()
+    changed = [sum(before[one][at] != after[one][at] for one in both) for at in range(3)]
+    definitions = [_definition(dataset.manifest) for dataset in (first, second)]
+    return Difference(
+        {name: (old, definitions[1][name]) for name, old in definitions[0].items() if old != definitions[1][name]},
+        len(after) - len(both),
+        len(before) - len(both),
+        len(both),
+        *changed,
+    )
+
+
+def _examples(dataset: Dataset) -> dict[str, tuple[str, float, str]]:
+    columns = ["example_id", "label", "weight", "split"]
+    rows = (zip(*(part[name].to_pylist() for name in columns), strict=True) for part in dataset.files(columns))
+    return {example: (label, weight, split) for part in rows for example, label, weight, split in part}
+
+
+def _definition(manifest: Manifest) -> dict[str, str]:
+    return {
+        "tenant": manifest.tenant,
+        "persona": manifest.persona,
+        "recipe": manifest.recipe.name,
+        "recipe's text": manifest.recipe.text,
+        "seed": str(manifest.seed),
+        "settings": ", ".join(f"{name} = {value}" for name, value in sorted(manifest.settings.items())),
+    }
