@@ -40,6 +40,7 @@ def _plot(bars: "Bars") -> str:
     """SVG with text as text, the same for the same numbers."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     with mpl.rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": "attune", "font.family": "sans-serif", "font.size": 10}
@@ -51,7 +52,7 @@ def _plot(bars: "Bars") -> str:
         axis.bar_label(drawn, labels=[f"{count:,}" for count in bars.counts.values()], padding=4)
         axis.set_yticks(places, [name.replace("$", r"\$") for name in bars.counts])
         axis.invert_yaxis()
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_title(bars.title, loc="left", fontweight="bold")
         axis.margins(x=0.12)
         axis.spines[["top", "right"]].set_visible(False)
