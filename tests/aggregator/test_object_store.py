@@ -91,7 +91,7 @@ def test_a_missing_object_is_named_and_can_be_left_out(tmp_path: Path, minio: Mi
     gone = table.files()[0]
     table.handle.to_pyarrow_dataset().filesystem.delete_file(gone)
     with pytest.raises(DataLoss, match=gone.split("/")[-1]):
-        check_undamaged([table])
+        check_undamaged([(table.place, table.handle)])
     assert [file.name for file in leave_out_damage(table)] == [gone]
     table.reload()
     assert table.read(["number"]).num_rows == 2

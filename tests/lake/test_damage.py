@@ -50,8 +50,8 @@ def held(folder: Path) -> list[int]:
 
 def test_an_undamaged_table_has_no_damage(table: LakeTable) -> None:
     told: list[tuple[int, int]] = []
-    assert find_damage(table, lambda done, of: told.append((done, of))) == []
-    check_undamaged([table])
+    assert find_damage(table.place, table.handle, lambda done, of: told.append((done, of))) == []
+    check_undamaged([(table.place, table.handle)])
     assert told[0][0] == 0
     assert told[-1][0] == told[-1][1] > 0
 
@@ -63,14 +63,14 @@ def test_any_flipped_bit_is_found(table: LakeTable) -> None:
         flipped = bytearray(sound)
         flipped[chance.randrange(len(sound))] ^= 1 << chance.randrange(8)
         file.write_bytes(flipped)
-        (found,) = find_damage(table)
+        (found,) = find_damage(table.place, table.handle)
         assert (found.name, found.rows, found.reason) == (
             str(file.relative_to(table.place)),  # type: ignore[arg-type]
             10,
             "its SHA-256 is another",
         )
     file.write_bytes(sound)
-    check_undamaged([table])
+    check_undamaged([(table.place, table.handle)])
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut short", "flipped"])
@@ -86,13 +86,13 @@ def test_a_damaged_file_is_named_and_can_be_left_out(table: LakeTable, damage: s
         case "flipped":
             file.write_bytes(content[:50] + bytes([content[50] ^ 4]) + content[51:])
     with pytest.raises(DataLoss, match=file.name):
-        check_undamaged([table])
+        check_undamaged([(table.place, table.handle)])
     (left_out,) = leave_out_damage(table)
     assert left_out.rows == 10
     assert held(folder) == list(range(10, 10 * COMMITS))
     again = LakeTable(folder, SCHEMA, by_day=True)
     assert again.next_offset(SOURCE) == 10 * COMMITS
-    check_undamaged([again])
+    check_undamaged([(again.place, again.handle)])
     assert leave_out_damage(again) == []
     kept = folder / "_damaged" / file.relative_to(folder)
     assert kept.exists() == (damage != "missing")
@@ -114,4 +114,4 @@ def test_a_checksum_that_a_power_cut_took_is_no_damage(table: LakeTable) -> None
     name = str(file.relative_to(folder))
     (folder / "_checksums" / f"{name}.sha256").write_bytes(b"")
     assert read_checksum(folder, name) is None
-    check_undamaged([table])
+    check_undamaged([(table.place, table.handle)])

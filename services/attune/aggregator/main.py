@@ -42,6 +42,8 @@ logger = logging.getLogger("attune.aggregator")
 
 _DRAIN_SECONDS = 10.0
 _COUNT_SECONDS = 2.0
+# A build that fails has read a lot by then.
+_TRY_SECONDS = 10.0
 _STOP_SECONDS = 2.0
 _MAX_MESSAGE_BYTES = 1 << 16
 _SERVICES = tuple(service.full_name for service in dataset_pb2.DESCRIPTOR.services_by_name.values())
@@ -75,6 +77,7 @@ class Aggregator:
         self._counted_rows = -1
         self._counted_personas: set[tuple[str, str]] = set()
         self._next_count = 0.0
+        self._next_try = 0.0
 
     def run(self, stopping: threading.Event, poll_seconds: float) -> None:
         """Until it is told to stop; then it takes in what the log holds. What fails is tried again."""
@@ -105,6 +108,9 @@ class Aggregator:
         may_be_due = rows - self._counted_rows >= self._builder.least_missing()
         if rows == self._counted_rows or not (may_be_due or time.monotonic() >= self._next_count):
             return
+        if time.monotonic() < self._next_try:
+            return
+        self._next_try = time.monotonic() + _TRY_SECONDS
         with open_snapshot(self._lake, self._builder.rules.threads, self._builder.rules.memory_mib) as snapshot:
             ours = {persona for persona in personas if self._leases.hold(".".join(persona))}
             for tenant, name in sorted(ours):
@@ -112,6 +118,7 @@ class Aggregator:
         if ours == personas:  # else whoever has the others may die before they are built
             self._counted_rows, self._counted_personas = rows, personas
         self._next_count = time.monotonic() + _COUNT_SECONDS
+        self._next_try = 0.0
 
     def _drain(self) -> None:
         deadline = time.monotonic() + _DRAIN_SECONDS

@@ -144,7 +144,7 @@ def _damage(table: "LakeTable") -> "list[DamagedFile]":
     from attune.lake.damage import find_damage
 
     with progress(table.name, _STEPS) as show:
-        return find_damage(table, _shown(show))
+        return find_damage(table.place, table.handle, _shown(show))
 
 
 def _shown(show: "Callable[[int], None]") -> "Callable[[int, int], None]":

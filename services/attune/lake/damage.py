@@ -4,10 +4,11 @@ What an object store holds it checks itself: there only what is missing is found
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from attune import metrics
@@ -16,6 +17,7 @@ from attune.lake.checksums import fault_of
 from attune.lake.delta import LakeTable, said_of
 from attune.lake.durable import sync
 from attune.lake.merge import data_files
+from attune.lake.place import Place
 
 logger = logging.getLogger(__name__)
 
@@ -32,20 +34,22 @@ class DamagedFile:
     reason: str
 
 
-def find_damage(table: LakeTable, told: Callable[[int, int], None] = lambda _done, _of: None) -> list[DamagedFile]:
-    """Reads every file of the version that the table's handle stands on. Raises Unavailable."""
-    found = _missing(table) if table.folder is None else list(_not_as_written(table, table.folder, told))
-    metrics.LAKE_DAMAGED_FILES.labels(table.name).set(len(found))
+def find_damage(
+    place: Place, handle: DeltaTable, told: Callable[[int, int], None] = lambda _done, _of: None
+) -> list[DamagedFile]:
+    """Reads every file of the version that the handle stands on; `told` is called with bytes. Raises Unavailable."""
+    found = list(_not_as_written(place, handle, told)) if isinstance(place, Path) else _missing(place, handle)
+    metrics.LAKE_DAMAGED_FILES.labels(place.name).set(len(found))
     return found
 
 
-def check_undamaged(tables: Iterable[LakeTable]) -> None:
+def check_undamaged(tables: Iterable[tuple[Place, DeltaTable]]) -> None:
     """Raises DataLoss that names what is damaged."""
-    for table in tables:
-        if found := find_damage(table):
+    for place, handle in tables:
+        if found := find_damage(place, handle):
             names = ", ".join(f"{file.name} ({file.reason})" for file in found[:_FIRST])
             more = f" and {len(found) - _FIRST} more" if len(found) > _FIRST else ""
-            raise DataLoss(f"{table.place} is damaged: {names}{more}; `attune lake repair` says what can be done")
+            raise DataLoss(f"{place} is damaged: {names}{more}; see `attune lake check`")
 
 
 def leave_out_damage(table: LakeTable) -> list[DamagedFile]:
@@ -54,7 +58,7 @@ def leave_out_damage(table: LakeTable) -> list[DamagedFile]:
     Their rows are lost to the lake: the offsets stay where they are. Raises Aborted when another process changes the
     table meanwhile.
     """
-    found = find_damage(table)
+    found = find_damage(table.place, table.handle)
     if not found:
         return found
     if table.folder is not None:
@@ -73,16 +77,16 @@ def leave_out_damage(table: LakeTable) -> list[DamagedFile]:
     return found
 
 
-def _missing(table: LakeTable) -> list[DamagedFile]:
+def _missing(place: Place, handle: DeltaTable) -> list[DamagedFile]:
     try:
-        gone = set(table.handle.repair(dry_run=True)["files_removed"])
+        gone = set(handle.repair(dry_run=True)["files_removed"])
     except (DeltaError, OSError) as error:
-        raise Unavailable(f"{table.place} cannot be read: {said_of(error)}") from error
-    return [DamagedFile(file.name, file.rows, "missing") for file in data_files(table.handle) if file.name in gone]
+        raise Unavailable(f"{place} cannot be read: {said_of(error)}") from error
+    return [DamagedFile(file.name, file.rows, "missing") for file in data_files(handle) if file.name in gone]
 
 
-def _not_as_written(table: LakeTable, folder: Path, told: Callable[[int, int], None]) -> "Iterable[DamagedFile]":
-    files = data_files(table.handle)
+def _not_as_written(folder: Path, handle: DeltaTable, told: Callable[[int, int], None]) -> Iterator[DamagedFile]:
+    files = data_files(handle)
     done_bytes, all_bytes = 0, sum(file.bytes for file in files)
     for file in files:
         told(done_bytes, all_bytes)

@@ -12,7 +12,7 @@ import datetime
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,10 +113,10 @@ class LakeTable:
             return self._files_since(since).to_table(columns=columns)
 
     def find(
-        self, column: str, values: Iterable[Any], columns: Sequence[str], since: datetime.date | None = None
+        self, column: str, values: Sequence[Any], columns: Sequence[str], since: datetime.date | None = None
     ) -> pa.Table:
         """Rows, as ingested, whose column has one of the values."""
-        wanted = pc.field(column).isin(pa.array(list(values)))
+        wanted = pc.field(column).isin(pa.array(values, self._schema.field(column).type))
         with _reported(self.place):
             return self._files_since(since).to_table(columns=list(columns), filter=wanted)
 

@@ -11,8 +11,9 @@ All SQL here and in recipes is DuckDB's; what Spark runs is made from it (lake/s
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
 from attune.errors import NotFound, Unavailable
+from attune.lake.damage import check_undamaged
 from attune.lake.delta import load_table
 from attune.lake.lake import Lake, spill_of
 from attune.lake.place import Place
@@ -94,15 +96,23 @@ class Source(Protocol):
         """Raises Unavailable when the query cannot be run (no memory, no disk, a file that cannot be read)."""
 
     def run(self, script: str, arguments: Mapping[str, Any]) -> pa.RecordBatchReader:
-        """Runs statements, of which the last one takes the arguments, and gives what it finds, piece by piece."""
+        """Runs statements, of which the last one takes the arguments, and gives what it finds, piece by piece.
+
+        Raises DataLoss when the tables are damaged.
+        """
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A Source in this process: DuckDB, which spills to disk what does not fit into its memory."""
+    """A Source in this process: DuckDB, which spills to disk what does not fit into its memory.
+
+    `check` raises DataLoss when a file of the tables is not as it was written.
+    """
 
     connection: duckdb.DuckDBPyConnection
     versions: Mapping[str, int]
+    check: Callable[[], None]
+    _checked: list[bool] = field(default_factory=list)
 
     def define(self, name: str, table: pa.Table) -> None:
         self.connection.register(name, table)
@@ -113,11 +123,14 @@ class Snapshot:
             yield from self.connection.sql(query, params=dict(arguments)).to_arrow_reader(rows)
 
     def rows(self, query: str, arguments: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        with _reported():
+        with _explained(self.check):
             return self.connection.execute(query, dict(arguments or {})).fetchall()
 
     def run(self, script: str, arguments: Mapping[str, Any]) -> pa.RecordBatchReader:
-        with _reported():
+        if not self._checked:
+            self.check()
+            self._checked.append(True)
+        with _explained(self.check):
             self._search_once()
             *statements, query = self.connection.extract_statements(script)
             for statement in statements:
@@ -137,14 +150,14 @@ class Snapshot:
 def open_snapshot(lake: Lake, threads: int = 2, memory_mib: int = 1024) -> Iterator[Snapshot]:
     """The versions that the lake's handles stand on."""
     handles = {RESPONSES: lake.responses.handle, FEEDBACK: lake.feedback.handle}
-    with _snapshot(handles, lake.spill, threads, memory_mib) as snapshot:
+    with _snapshot(lake.place, handles, lake.spill, threads, memory_mib) as snapshot:
         yield snapshot
 
 
 @contextlib.contextmanager
 def read_snapshot(place: Place, threads: int = 2, memory_mib: int = 1024) -> Iterator[Snapshot]:
     """The newest versions of a lake that another process writes. Raises NotFound when there is none."""
-    with _snapshot(newest_handles(place), spill_of(place), threads, memory_mib) as snapshot:
+    with _snapshot(place, newest_handles(place), spill_of(place), threads, memory_mib) as snapshot:
         yield snapshot
 
 
@@ -157,7 +170,9 @@ def newest_handles(place: Place) -> dict[str, DeltaTable]:
 
 
 @contextlib.contextmanager
-def _snapshot(handles: Mapping[str, DeltaTable], spill: Path, threads: int, memory_mib: int) -> Iterator[Snapshot]:
+def _snapshot(
+    place: Place, handles: Mapping[str, DeltaTable], spill: Path, threads: int, memory_mib: int
+) -> Iterator[Snapshot]:
     connection = duckdb.connect(
         config={
             "threads": threads,
@@ -170,14 +185,16 @@ def _snapshot(handles: Mapping[str, DeltaTable], spill: Path, threads: int, memo
             "temp_directory": str(spill),
         }
     )
+    check = functools.partial(check_undamaged, [(place / name, handle) for name, handle in handles.items()])
     try:
-        with _reported():
+        with _explained(check):
             for name, handle in handles.items():
                 _define_rows(connection, name, handle)
                 connection.execute(VIEWS.format(name=name))
             connection.execute(REPEATED.format(within_ms=SENT_AGAIN_WITHIN_MS))
             connection.execute(COUNTING.format(**{name: name for name in FOUND_BY_SEARCH}))
-        yield Snapshot(connection, {name: int(handle.version()) for name, handle in handles.items()})
+        versions = {name: int(handle.version()) for name, handle in handles.items()}
+        yield Snapshot(connection, versions, check)
     finally:
         connection.close()
 
@@ -210,3 +227,14 @@ def _reported() -> Iterator[None]:
         yield
     except (duckdb.Error, pa.ArrowException) as error:
         raise Unavailable(f"the lake cannot be queried: {error}") from error
+
+
+@contextlib.contextmanager
+def _explained(check: Callable[[], None]) -> Iterator[None]:
+    """What cannot be read may be damaged: then that is said."""
+    try:
+        with _reported():
+            yield
+    except Unavailable:
+        check()
+        raise
