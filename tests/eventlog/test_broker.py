@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from attune.errors import FailedPrecondition
+from attune.errors import FailedPrecondition, NotFound
+from attune.eventlog import RESPONSES
 from attune.eventlog.broker import LocalBroker, fetch_jars
+from attune.eventlog.kafka import KafkaLogReader
+from attune.eventlog.producer import Message, Producer
 from attune.eventlog.topics import TopicRules, create_topics, describe_topics
 from tests.brokers import cluster_on
+from tests.eventlog.waiting import eventually
 
 
 def program(folder: Path, name: str, script: str) -> None:
@@ -35,7 +39,7 @@ def test_what_is_missing_is_said_with_what_to_install(programs: Path) -> None:
     with pytest.raises(FailedPrecondition, match=r"wants Maven once.* install the package maven, or name a broker"):
         fetch_jars()
     program(programs, "mvn", "echo '[ERROR] no route to the repository'; exit 1")
-    with pytest.raises(FailedPrecondition, match=r"Maven cannot bring Kafka's jars: .ERROR. no route"):
+    with pytest.raises(FailedPrecondition, match=r"Maven cannot bring the jars for kafka-4.*ERROR. no route"):
         fetch_jars()
 
 
@@ -67,3 +71,19 @@ def test_topics_that_kafka_does_not_make_are_said_with_the_reason(broker: LocalB
     cluster = replace(cluster_on(broker), topic_prefix="other.")
     with pytest.raises(FailedPrecondition, match=r"does not make the topic other\.responses: .*replication"):
         create_topics(cluster, TopicRules(1, 3, 1, 1))
+
+
+def test_topics_that_are_missing_are_named_with_what_makes_them(broker: LocalBroker) -> None:
+    cluster = replace(cluster_on(broker), topic_prefix="missing.")
+    assert describe_topics(cluster) == []
+    with pytest.raises(NotFound, match=r"missing\.responses, missing\.feedback, missing\.dead-letter; `attune topics"):
+        KafkaLogReader(cluster, "aggregator")
+    producer = Producer(cluster)
+    sent = [Message(cluster.topic(RESPONSES), b"key", b"payload")] * 2
+
+    def is_named() -> bool:  # unless a connection failed in the seconds before, in another test
+        outcomes = producer.send(sent)
+        return isinstance(outcomes[0], NotFound) and "`attune topics create`" in outcomes[0].message
+
+    eventually(is_named, 20)
+    producer.close()

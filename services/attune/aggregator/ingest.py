@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from attune import metrics
+from attune.aggregator.dead_letters import DeadLetters, DeadLetterTable
 from attune.aggregator.privacy.scrubber import Scrubber
 from attune.errors import DataLoss, Unavailable
 from attune.eventlog import FEEDBACK, RESPONSES, EventReader, Range, Record
@@ -70,16 +71,20 @@ class Ingest:
         *,
         batch_records: int,
         scrubber: Scrubber | None = None,
+        dead_letters: DeadLetters | None = None,
         reached: Callable[[str], None] = lambda _step: None,
     ) -> None:
-        """`reached` is told each step that is done; crash tests end the process there."""
+        """Dead letters go to the lake's table where nothing else is said.
+
+        `reached` is told each step that is done; crash tests end the process there.
+        """
         self._log = log
         self._topic = topic
         self._name, self._table = {
             RESPONSES: (tables.RESPONSES, lake.responses),
             FEEDBACK: (tables.FEEDBACK, lake.feedback),
         }[topic]
-        self._dead_letter = lake.dead_letter
+        self._dead_letters = dead_letters or DeadLetterTable(lake.dead_letter)
         self._batch_records = batch_records
         self._scrubber = scrubber
         self._reached = reached
@@ -130,7 +135,7 @@ class Ingest:
             following = records[-1].offset + 1
             rows, dead = self._convert(records, log_id)
             self._reached("converted")
-            self._append_dead_letters(dead, source, following)
+            self._set_aside(dead, source, following)
             self._reached("dead letters written")
             self._table.append(tables.to_arrow(self._name, rows), source, first, following)
             self._reached("committed")
@@ -231,16 +236,12 @@ class Ingest:
     def _as_stored(self, rows: Iterable[Row]) -> list[Row]:
         return list(tables.to_arrow(self._name, list(rows)).to_pylist())
 
-    def _append_dead_letters(self, dead: list[Row], source: str, following: int) -> None:
-        """Its table keeps an offset of its own for the source: what a crashed try has written already is left out."""
-        written = self._dead_letter.next_offset(source)
-        dead = [row for row in dead if row["log_offset"] >= written]
+    def _set_aside(self, dead: list[Row], source: str, following: int) -> None:
         if not dead:
             return
-        rows = tables.to_arrow(tables.DEAD_LETTER, dead)
-        self._dead_letter.append(rows, source, written, max(written, following))
-        metrics.DEAD_LETTERS.labels(self._topic).inc(len(dead))
-        for row in dead:
+        fresh = self._dead_letters.set_aside(dead, source, following)
+        metrics.DEAD_LETTERS.labels(self._topic).inc(len(fresh))
+        for row in fresh:
             logger.warning(
                 "record set aside", extra={"source": source, "offset": row["log_offset"], "reason": row["reason"]}
             )
@@ -249,7 +250,7 @@ class Ingest:
         """Only what is on the disk may be trimmed from the log."""
         if self._log.positions(READER).get((self._topic, partition)) == following:
             return
-        self._dead_letter.sync()
+        self._dead_letters.sync()
         self._table.sync()
         self._reached("synced")
         self._log.commit(READER, {(self._topic, partition): following})
@@ -259,7 +260,7 @@ class Ingest:
 
     def _reload(self) -> None:
         self._table.reload()
-        self._dead_letter.reload()
+        self._dead_letters.reload()
         self._recall()
 
     def _recall(self) -> None:

@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from attune import rpc
 from attune.aggregator.build import Builder, BuildRules
+from attune.aggregator.dead_letters import DeadLetters, dead_letters_of
 from attune.aggregator.ingest import READER, Ingest
 from attune.aggregator.privacy.scrubber import Scrubber
 from attune.aggregator.receipt_index import ReceiptIndex, keep_up_to_date
@@ -62,6 +63,7 @@ class Aggregator:
         *,
         batch_records: int,
         scrubber: Scrubber | None,
+        dead_letters: DeadLetters | None = None,
         reached: Callable[[str], None] = lambda _step: None,
     ) -> None:
         """`reached` is told each step of ingesting that is done; crash tests strike there."""
@@ -71,7 +73,15 @@ class Aggregator:
         self._leases = leases
         self._batch_records = batch_records
         self._responses, self._feedback = (
-            Ingest(log, lake, topic, batch_records=batch_records, scrubber=scrubber, reached=reached)
+            Ingest(
+                log,
+                lake,
+                topic,
+                batch_records=batch_records,
+                scrubber=scrubber,
+                dead_letters=dead_letters,
+                reached=reached,
+            )
             for topic in (RESPONSES, FEEDBACK)
         )
         self._counted_rows = -1
@@ -222,9 +232,17 @@ def aggregate(settings: Settings, personas: Personas, keys: Keys, stopping: thre
     log = open_log(settings, stopping)
     if lake is not None and log is not None:
         leases = Leases(settings.data / "leases", rules.lease_seconds)
-        Aggregator(log, lake, builder, personas, leases, batch_records=rules.batch_records, scrubber=scrubber).run(
-            stopping, rules.poll_seconds
+        aggregator = Aggregator(
+            log,
+            lake,
+            builder,
+            personas,
+            leases,
+            batch_records=rules.batch_records,
+            scrubber=scrubber,
+            dead_letters=dead_letters_of(settings.kafka, lake),
         )
+        aggregator.run(stopping, rules.poll_seconds)
         log.close()
 
 

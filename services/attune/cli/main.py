@@ -9,6 +9,7 @@ import typer
 
 from attune.cli.config import config_app
 from attune.cli.dataset import dataset_app
+from attune.cli.dead_letter import dead_letter_app
 from attune.cli.feedback import feedback_app
 from attune.cli.key import key_app
 from attune.cli.lake import lake_app
@@ -113,6 +114,7 @@ app.add_typer(key_app, name="key")
 app.add_typer(lake_app, name="lake")
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(topics_app, name="topics")
+app.add_typer(dead_letter_app, name="dead-letter")
 app.add_typer(config_app, name="config")
 app.add_typer(demo_model_app, name="demo-model")
 

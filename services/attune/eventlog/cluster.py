@@ -168,13 +168,18 @@ def translated(error: BaseException) -> AttuneError:
         case kafka_errors.CorruptRecordError():
             return DataLoss("Kafka holds a record whose checksum does not fit")
         case kafka_errors.KafkaTimeoutError():
-            reason = _last_failure.reason()
+            reason = last_failure()
             text = f"Kafka did not answer in time{': ' if reason else ''}{reason}"
             return Unavailable(text, retry_after_seconds=_RETRY_AFTER_SECONDS)
         case kafka_errors.AuthorizationError() | kafka_errors.SaslAuthenticationFailedError():
             return Unavailable(f"Kafka does not let us: {name}; see kafka.username and the brokers' access rules")
         case _:
             return Unavailable(f"Kafka cannot be used now: {name}", retry_after_seconds=_RETRY_AFTER_SECONDS)
+
+
+def last_failure() -> str:
+    """Why a connection failed in the last seconds; empty when none did."""
+    return _last_failure.reason()
 
 
 def _tls(settings: KafkaSettings) -> ssl.SSLContext:

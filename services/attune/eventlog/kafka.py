@@ -19,7 +19,7 @@ from kafka.structs import OffsetAndMetadata
 from attune.errors import InvalidInput, NotFound, Unavailable
 from attune.eventlog.cluster import Cluster, reported
 from attune.eventlog.log import TOPICS, Range, Record
-from attune.eventlog.topics import look_up
+from attune.eventlog.topics import ALL_TOPICS, look_up
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,8 @@ class KafkaLogReader:
         self._reader = reader
         self._admin = cluster.admin()
         try:
+            with reported():
+                look_up(self._admin, cluster, ALL_TOPICS)
             self._log_ids = self._look_up()
             self._consumer = cluster.make(
                 KafkaConsumer,

@@ -11,8 +11,8 @@ from kafka import errors as kafka_errors
 from kafka.producer.future import FutureRecordMetadata
 
 from attune import metrics
-from attune.errors import AttuneError, InvalidInput, Unavailable
-from attune.eventlog.cluster import Cluster, translated
+from attune.errors import AttuneError, InvalidInput, NotFound, Unavailable
+from attune.eventlog.cluster import Cluster, last_failure, translated
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +106,10 @@ class Producer:
     def _hand_over(self, producer: KafkaProducer, message: Message) -> AttuneError | FutureRecordMetadata:
         try:
             return producer.send(message.topic, message.payload, message.key, headers=list(message.headers))
+        except kafka_errors.KafkaTimeoutError as error:
+            if last_failure():
+                return _outcome(error)
+            return NotFound(f"Kafka has no topic {message.topic}; `attune topics create` makes it")
         except kafka_errors.KafkaError as error:
             return _outcome(error)
         except ValueError as error:  # topics and partitions that metadata lost in between

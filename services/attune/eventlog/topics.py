@@ -1,12 +1,14 @@
 """The topics in Kafka: made once, and looked at."""
 
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from kafka import KafkaAdminClient, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import OffsetSpec
 from kafka.errors import TopicAlreadyExistsError, for_code
 
-from attune.errors import FailedPrecondition, NotFound
+from attune.errors import FailedPrecondition, NotFound, Unavailable
 from attune.eventlog.cluster import Cluster, reported
 from attune.eventlog.log import TOPICS
 from attune.settings import KafkaSettings
@@ -15,6 +17,7 @@ DEAD_LETTER = "attune.dead-letter"
 ALL_TOPICS = (*TOPICS, DEAD_LETTER)
 
 _DAY_MS = 86_400_000
+_POLL_MS = 200
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,39 @@ def describe_topics(cluster: Cluster) -> list[Topic]:
             return [replace(topic, records=_count(admin, topic)) for topic in topics]
     finally:
         admin.close()
+
+
+@dataclass(frozen=True)
+class TopicRecord:
+    """A record as the brokers have it."""
+
+    key: bytes
+    payload: bytes
+    headers: dict[str, bytes]
+
+
+def read_whole(cluster: Cluster, topic: str) -> Iterator[TopicRecord]:
+    """What the topic holds now, a partition at a time, oldest first; belongs to no group and commits nothing."""
+    name = cluster.topic(topic)
+    consumer = cluster.make(
+        KafkaConsumer, enable_auto_commit=False, auto_offset_reset="earliest", allow_auto_create_topics=False
+    )
+    try:
+        with reported():
+            for partition in sorted(consumer.partitions_for_topic(name)):
+                place = TopicPartition(name, partition)
+                consumer.assign([place])
+                consumer.seek_to_beginning(place)
+                end = consumer.end_offsets([place], timeout_ms=cluster.request_ms)[place]
+                deadline = time.monotonic() + cluster.request_seconds
+                while consumer.position(place, timeout_ms=cluster.request_ms) < end:
+                    for record in consumer.poll(_POLL_MS).get(place, ()):
+                        yield TopicRecord(record.key or b"", record.value or b"", dict(record.headers))
+                        deadline = time.monotonic() + cluster.request_seconds
+                    if time.monotonic() > deadline:
+                        raise Unavailable(f"Kafka gave no record of {name} in {cluster.request_seconds:g} s")
+    finally:
+        consumer.close(autocommit=False)
 
 
 def _count(admin: KafkaAdminClient, topic: Topic) -> int:
