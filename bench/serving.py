@@ -5,8 +5,10 @@ which all three are told to go on past the end of the answer. Each client asks a
 The engine and its front end are pinned to the first half of the cores, the clients (two processes) to the others; bare
 AsyncLLM has no clients but coroutines in its own process. attune runs as installed: capture and durable log on, every
 answer acknowledged after its fsync. Bare AsyncLLM and attune over gRPC are also asked for whole answers (unary), where
-only the final output is asked of the engine. One engine runs at a time; rounds are interleaved, and begin with another
-engine each. Writes the section `Serving` of docs/measurements.md.
+only the final output is asked of the engine. "gRPC alone" is a server of the same protocol with neither engine nor
+anything of attune's, which sends a token every few milliseconds: what the transport costs by itself. One engine runs at
+a time; rounds are interleaved, and begin with another engine each. Writes the section `Serving` of
+docs/measurements.md.
 """
 
 # ruff: noqa: T201 - it talks to the terminal, and its processes to each other
@@ -22,6 +24,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -53,8 +56,10 @@ ENGINES = {
     "openai": "vLLM's OpenAI server",
     "attune": "attune (gRPC)",
     "http": "attune (HTTP)",
+    "grpc": "gRPC alone, no engine",
 }
 OURS = ("attune", "http")
+ALONE_STEP_SECONDS = 0.005
 # Asked for whole answers as well, in the same run of the same server.
 WHOLE = {"bare": "bare, whole", "attune": "attune, whole"}
 LABELS = {**ENGINES, **{WHOLE[name]: f"{ENGINES[name]}, whole answers" for name in WHOLE}}
@@ -143,9 +148,12 @@ class Server:
         psutil.Process(self._process.pid).cpu_affinity(list(cores))
 
     def _command(self) -> list[str]:
+        if self.name in ("openai", "grpc"):
+            self._port = free_port()
         match self.name:
+            case "grpc":
+                return [sys.executable, __file__, "serve-grpc", str(self._port)]
             case "openai":
-                self._port = free_port()
                 flags = itertools.chain.from_iterable(
                     (f"--{flag.replace('_', '-')}",) if value is True else (f"--{flag.replace('_', '-')}", str(value))
                     for flag, value in engine_flags().items()
@@ -187,6 +195,12 @@ class Server:
         if self.name == "openai":
             self._address = f"127.0.0.1:{self._port}"
             return answers_http(self._port)
+        if self.name == "grpc":
+            self._address = f"127.0.0.1:{self._port}"
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self._port), timeout=1).close()
+                return True
+            return False
         with contextlib.suppress(Exception):
             endpoints = read_endpoints(self.data, "inference")
             self._address = f"127.0.0.1:{endpoints['grpc' if self.name == 'attune' else 'http']}"
@@ -229,7 +243,7 @@ class Server:
         for number in range(count):
             command = [sys.executable, __file__, f"ask-{self.name}", self._address]
             command += [str(clients // count), str(requests // count), str(number), str(int(whole))]
-            environment = {**os.environ, API_KEY_VARIABLE: local_api_key(self.data)}
+            environment = {**os.environ, API_KEY_VARIABLE: local_api_key(self.data) if self.name in OURS else ""}
             processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment))
             psutil.Process(processes[-1].pid).cpu_affinity(list(cores))
         outputs = [process.communicate(timeout=600)[0] for process in processes]
@@ -275,6 +289,27 @@ async def serve_attune() -> None:
     await serve(load_settings(None), ignore_end=True)
 
 
+async def serve_grpc(port: int) -> None:
+    import grpc
+
+    class Alone(chat_pb2_grpc.ChatServiceServicer):
+        async def StreamChat(self, request: chat_pb2.ChatRequest, context: Any) -> None:  # type: ignore[override]
+            for number in range(OUTPUT_TOKENS):
+                begun = time.monotonic()
+                await asyncio.sleep(ALONE_STEP_SECONDS)
+                # The first says how long its token took, which is no cost of the transport.
+                text = "word " if number else f"{time.monotonic() - begun}"
+                await context.write(chat_pb2.ChatChunk(text=text, tokens=1))
+            usage = chat_pb2.Usage(prompt_tokens=PROMPT_TOKENS, output_tokens=OUTPUT_TOKENS)
+            await context.write(chat_pb2.ChatChunk(end=chat_pb2.ResponseEnd(usage=usage)))
+
+    server = grpc.aio.server()
+    chat_pb2_grpc.add_ChatServiceServicer_to_server(Alone(), server)
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    await server.wait_for_termination()
+
+
 async def serve_bare() -> None:
     """Takes [clients, requests, whether whole answers] as lines, says what came of them."""
     from vllm import SamplingParams
@@ -316,13 +351,16 @@ async def serve_bare() -> None:
     engine.shutdown(timeout=1)
 
 
-async def ask_attune(address: str, clients: int, requests: int, part: int, *, whole: bool) -> list[Answer]:
+async def ask_attune(
+    address: str, clients: int, requests: int, part: int, *, whole: bool, alone: bool = False
+) -> list[Answer]:
+    """`alone` is the transport without an engine: the first token's own time is taken off."""
     import grpc
 
     prompts = texts(ChatTemplate.load(MODEL))
     sampling = event_pb2.Sampling(temperature=TEMPERATURE, max_tokens=OUTPUT_TOKENS)
 
-    key = (("authorization", f"Bearer {API_KEY}"),)
+    key = (("authorization", f"Bearer {API_KEY}"),) if API_KEY else None
 
     def request(number: int) -> chat_pb2.ChatRequest:
         return chat_pb2.ChatRequest(messages=[message(prompts[number % len(prompts)])], sampling=sampling)
@@ -343,7 +381,8 @@ async def ask_attune(address: str, clients: int, requests: int, part: int, *, wh
         async def ask(number: int) -> Answer:
             asked, first, tokens, messages = time.monotonic(), 0.0, 0, 0
             async for chunk in stub.StreamChat(request(number), metadata=key):
-                first = first or time.monotonic()
+                if not first:
+                    first = time.monotonic() - (float(chunk.text) if alone else 0)
                 tokens += chunk.tokens
                 messages += 1
             if not chunk.HasField("end") or chunk.end.usage.prompt_tokens != PROMPT_TOKENS:
@@ -480,8 +519,6 @@ def message(text: str) -> event_pb2.Message:
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port: int = listening.getsockname()[1]
@@ -603,8 +640,12 @@ if __name__ == "__main__":
             asyncio.run(serve_bare())
         case ["serve-attune"]:
             uvloop.run(serve_attune())
-        case ["ask-attune", address, clients, requests, part, whole]:
-            asked = ask_attune(address, int(clients), int(requests), int(part), whole=whole == "1")
+        case ["serve-grpc", port]:
+            uvloop.run(serve_grpc(int(port)))
+        case ["ask-attune" | "ask-grpc" as role, address, clients, requests, part, whole]:
+            asked = ask_attune(
+                address, int(clients), int(requests), int(part), whole=whole == "1", alone=role == "ask-grpc"
+            )
             print(json.dumps([list(asdict(answer).values()) for answer in asyncio.run(asked)]))
         case ["ask-http" | "ask-openai", address, clients, requests, part, _]:
             asked = ask_openai(address, int(clients), int(requests), int(part))
