@@ -16,6 +16,7 @@ COUNTS = {
     # Gauges that count things, or say a state or a share, have no unit.
     "attune_requests_in_flight",
     "attune_engine_serving",
+    "attune_erasures_running",
     "attune_policy_in_service",
     "attune_policies_loaded",
     "attune_dataset_examples",

@@ -78,6 +78,9 @@ RULES: Mapping[str, Rule] = {
     "attune.v1.ImportService/ImportResponses": Rule((Role.FEEDBACK,)),
     "attune.v1.ReceiptService/GetReceipts": ANYBODY,  # as SubmitFeedback
     "attune.v1.ExportService/ExportRecords": _OPERATE,
+    "attune.v1.ErasureService/EraseUser": _OPERATE,
+    "attune.v1.ErasureService/GetErasure": _OPERATE,
+    "attune.v1.ErasureService/ListErasures": _OPERATE,
     "attune.v1.PolicyService/ListPolicies": _OPERATE,
     "attune.v1.PolicyService/GetRollout": _OPERATE,
     "attune.v1.PolicyService/ApprovePolicy": _OPERATE,

@@ -73,6 +73,10 @@ DEAD_LETTERS = Counter("attune_dead_letters_total", "Records that could not be r
 MASKED = Counter(
     "attune_privacy_masked_total", "Pieces of personal data masked before the lake, by kind.", ["table", "kind"]
 )
+ERASURES_RUNNING = Gauge("attune_erasures_running", "People whose erasure has begun and is not done.")
+LAKE_DROPPED = Counter(
+    "attune_lake_dropped_total", "Rows of people who were erased that came late, and were dropped.", ["table"]
+)
 DATASETS_BUILT = Counter("attune_datasets_built_total", "Datasets built.", ["persona", "recipe"])
 DATASET_EXAMPLES = Gauge(
     "attune_dataset_examples", "Examples in the newest dataset.", ["persona", "recipe", "split", "label"]

@@ -297,6 +297,14 @@ class PrivacySettings(_Section):
         50, gt=0, le=10_000, description="How long one of them may look at a text; then all of the text is masked."
     )
 
+    withdraw_hours: float = Field(
+        24,
+        ge=0,
+        le=8760,
+        description="How long a policy that learned from somebody who was erased may go on serving while its successor "
+        "is made; then what served before takes over.",
+    )
+
     @field_validator("phone_regions")
     @classmethod
     def _known_regions(cls, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Small adapters and manifests to put into a registry."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +52,11 @@ def publish(
     passed: bool | None = True,
     persona: str = "concierge",
     base_model_hash: str = BASE,
+    dataset_id: str = "d-1",
 ) -> str:
     """Claims and publishes a policy, with a verdict unless `passed` is None, and returns its id."""
     policy_id = registry.claim("default", persona)
-    manifest = manifest_of(policy_id, persona, base_model_hash)
+    manifest = replace(manifest_of(policy_id, persona, base_model_hash), dataset_ids=(dataset_id,))
     registry.publish(manifest, write_adapter(work / policy_id, value=len(policy_id)), signer)
     if passed is not None:
         registry.write_verdict(verdict_of(policy_id, passed), signer)

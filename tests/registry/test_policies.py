@@ -403,3 +403,17 @@ def test_whatever_is_listed_after_a_kill_is_whole(registry: Registry, tmp_path: 
     for policy_id in told:
         registry.verify(policy_id, base_model_hash=BASE)
     assert len(set(listed) - set(told)) <= 4  # finished, and killed before it was told
+
+
+def test_a_withdrawn_policy_is_gone_and_its_id_is_never_given_again(tmp_path: Path) -> None:
+    signer = PolicySigner.load_or_create(tmp_path / "keys")
+    registry = Registry(tmp_path / "registry", signer.verifier())
+    policy_id = publish(registry, signer, tmp_path / "work")
+    registry.withdraw(policy_id)
+    registry.withdraw(policy_id)
+    with pytest.raises(NotFound):
+        registry.read(policy_id)
+    folder = tmp_path / "registry" / "policies" / policy_id
+    assert [file.name for file in folder.iterdir()] == ["claim.json"]
+    assert registry.ids() == ()
+    assert registry.claim("default", "concierge") == "p-000002"

@@ -29,14 +29,34 @@ class House:
     registry: Registry
     log: RolloutLog
 
-    def publish(self, *, passed: bool | None = True, persona: str = "concierge", base_model_hash: str = BASE) -> str:
+    def publish(
+        self,
+        *,
+        passed: bool | None = True,
+        persona: str = "concierge",
+        base_model_hash: str = BASE,
+        dataset_id: str = "d-1",
+    ) -> str:
         work = self.data / "work"
         return publish(
-            self.registry, self.signer, work, passed=passed, persona=persona, base_model_hash=base_model_hash
+            self.registry,
+            self.signer,
+            work,
+            passed=passed,
+            persona=persona,
+            base_model_hash=base_model_hash,
+            dataset_id=dataset_id,
         )
 
     def promotion(self, base_model_hash: str = BASE) -> Promotion:
-        return Promotion(self.registry, self.log, self.personas(), base_model_hash=base_model_hash)
+        return Promotion(
+            self.registry,
+            self.log,
+            self.personas(),
+            base_model_hash=base_model_hash,
+            datasets=self.data / "datasets",
+            withdraw_hours=24,
+        )
 
     def personas(self) -> Personas:
         return stored(self.data, PERSONAS)

@@ -1,5 +1,9 @@
+import json
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
+from attune.lake.erased import Erased
 from attune.registry.rollouts import RolloutEntry
 from tests.eventlog.waiting import eventually
 from tests.persona_files import apply
@@ -100,3 +104,47 @@ def test_a_damaged_log_stops_its_own_persona_only_and_heals(house: House) -> Non
     file.write_bytes(whole)
     promotion.turn()
     assert house.entered() == [first, second]
+
+
+def erase(house: House, dataset_id: str, hours_ago: float) -> None:
+    folder = house.data / "datasets" / dataset_id
+    folder.mkdir(parents=True)
+    erased = Erased(
+        dataset_id, "default", "concierge", "thumbs", True, int((time.time() - 3600 * hours_ago) * 1000), {}
+    )
+    (folder / "erased.json").write_text(json.dumps(asdict(erased)))
+
+
+def test_a_policy_that_learned_from_somebody_who_was_erased_serves_until_its_successor_does(house: House) -> None:
+    house.publish()
+    house.promotion().turn()
+    erase(house, "d-1", hours_ago=1)
+    house.publish()  # made with the same dataset
+    house.promotion().turn()
+    assert house.entered() == ["p-000001"]
+    clean = house.publish(dataset_id="d-2")
+    house.promotion().turn()
+    assert house.entered() == ["p-000001", clean]
+
+
+def test_without_a_successor_what_served_before_takes_over_in_time(house: House) -> None:
+    house.publish(dataset_id="d-0")
+    house.promotion().turn()
+    house.publish()
+    house.promotion().turn()
+    erase(house, "d-1", hours_ago=25)
+    house.promotion().turn()
+    house.promotion().turn()
+    assert house.entered() == ["p-000001", "p-000002", "p-000001"]
+    assert house.log.history("default", "concierge")[-1].author == "erasure"
+
+
+def test_where_nothing_clean_served_before_the_base_takes_over(house: House) -> None:
+    house.publish()
+    house.promotion().turn()
+    house.publish()
+    house.promotion().turn()
+    erase(house, "d-1", hours_ago=25)
+    house.registry.withdraw("p-000001")
+    house.promotion().turn()
+    assert house.entered() == ["p-000001", "p-000002", "base"]

@@ -179,7 +179,9 @@ async def test_where_a_person_is_to_approve_a_policy_waits_for_it(house: House) 
     store, api_key = key_store(house.data)
     careful = stored(house.data, {name: f'{text}\napproval = "person"' for name, text in PERSONAS.items()})
     policy_id = house.publish()
-    Promotion(house.registry, house.log, careful, base_model_hash=BASE).turn()
+    Promotion(
+        house.registry, house.log, careful, base_model_hash=BASE, datasets=house.data / "datasets", withdraw_hours=24
+    ).turn()
     assert house.log.current("default", "concierge") is None
     server = rpc.build_server(store, max_message_bytes=1 << 16)
     service = PolicyService(house.registry, house.log, careful, base_model_hash=BASE)

@@ -42,6 +42,7 @@ def cycles(tiny_model: Path, tmp_path: Path) -> Cycles:
     signer = PolicySigner.load_or_create(tmp_path / "keys")
     return Cycles(
         folder=tmp_path / "trainer",
+        datasets=tmp_path / "datasets",
         base_folder=tiny_model,
         base_model_hash=model_hash(tiny_model),
         template=ChatTemplate.load(tiny_model),

@@ -16,6 +16,7 @@ from attune.aggregator.split import split_of
 from attune.errors import FailedPrecondition
 from attune.ids import persona_label
 from attune.lake.dataset import Dataset, Definition, Recipe, list_datasets, write_dataset
+from attune.lake.erased import list_erased
 from attune.lake.left_out import write_left_out
 from attune.lake.snapshot import Source
 from attune.settings import AggregatorSettings
@@ -228,7 +229,7 @@ class Builder:
         *,
         reached: Callable[[str], None] = lambda _step: None,
     ) -> None:
-        self._folder = folder
+        self.folder = folder
         self.rules = rules
         self._split_key = split_key
         self._reached = reached
@@ -244,15 +245,31 @@ class Builder:
         for recipe in self.rules.recipes_of(persona):
             self.build_if_due(source, tenant, persona, recipe, now_unix_ms)
 
+    def build(self, source: Source, tenant: str, persona: str, recipe_name: str, now_unix_ms: int) -> Dataset:
+        """Whether it is due or not."""
+        return build_dataset(
+            source,
+            self.folder,
+            tenant=tenant,
+            persona=persona,
+            recipe=load_recipe(recipe_name),
+            rules=self.rules,
+            split_key=self._split_key,
+            now_unix_ms=now_unix_ms,
+            reached=self._reached,
+        )
+
     def build_if_due(
         self, source: Source, tenant: str, persona: str, recipe_name: str, now_unix_ms: int
     ) -> Dataset | None:
         recipe, name = load_recipe(recipe_name), (tenant, persona, recipe_name)
-        datasets = list_datasets(self._folder, tenant, persona, recipe_name)
+        datasets = list_datasets(self.folder, tenant, persona, recipe_name)
         newest = datasets[-1] if datasets else None
         covered = dict(newest.manifest.feedback_positions) if newest else {}
-        for log, offset in self._tried.get(name, {}).items():
-            covered[log] = max(offset, covered.get(log, 0))
+        gone = [one.feedback_positions for one in list_erased(self.folder).values() if one.made_for(*name)]
+        for positions in (*gone, self._tried.get(name, {})):
+            for log, offset in positions.items():
+                covered[log] = max(offset, covered.get(log, 0))
         new = count_new(source, tenant, persona, recipe, covered)
         metrics.NEW_FEEDBACK.labels(persona_label(tenant, persona), recipe_name).set(new)
         self._missing[name] = self.rules.build_feedback - new
@@ -260,17 +277,7 @@ class Builder:
             _show(newest)
         if new < self.rules.build_feedback:
             return None
-        dataset = build_dataset(
-            source,
-            self._folder,
-            tenant=tenant,
-            persona=persona,
-            recipe=recipe,
-            rules=self.rules,
-            split_key=self._split_key,
-            now_unix_ms=now_unix_ms,
-            reached=self._reached,
-        )
+        dataset = self.build(source, tenant, persona, recipe_name, now_unix_ms)
         self._tried[name] = feedback_positions(source)
         self._missing[name] = self.rules.build_feedback
         metrics.NEW_FEEDBACK.labels(persona_label(tenant, persona), recipe_name).set(0)

@@ -8,7 +8,7 @@ from typing import Any
 
 from attune import metrics
 from attune.aggregator.dead_letters import DeadLetters, DeadLetterTable
-from attune.aggregator.privacy.scrubber import Scrubber
+from attune.aggregator.privacy.guard import Guard
 from attune.errors import DataLoss, Unavailable
 from attune.eventlog import FEEDBACK, RESPONSES, EventReader, Range, Record
 from attune.lake import tables
@@ -70,7 +70,7 @@ class Ingest:
         topic: str,
         *,
         batch_records: int,
-        scrubber: Scrubber | None = None,
+        guard: Guard | None = None,
         dead_letters: DeadLetters | None = None,
         reached: Callable[[str], None] = lambda _step: None,
     ) -> None:
@@ -86,7 +86,7 @@ class Ingest:
         }[topic]
         self._dead_letters = dead_letters or DeadLetterTable(lake.dead_letter)
         self._batch_records = batch_records
-        self._scrubber = scrubber
+        self._guard = guard
         self._reached = reached
         self._recall()
         # How far each source was when its ids were last recalled, or where this ingest has brought it since.
@@ -201,10 +201,13 @@ class Ingest:
             except PoisonousRecord as poison:
                 dead.append(tables.dead_letter_row(record.topic, record.key, record.payload, str(poison), at))
                 continue
-            if row["event_id"] in rows or row["event_id"] in self._seen:
-                repeated.append(self._scrubbed(row))
+            kept = self._guard.row(self._name, row) if self._guard else row
+            if kept is None:
+                continue
+            if kept["event_id"] in rows or kept["event_id"] in self._seen:
+                repeated.append(kept)
             else:
-                rows[row["event_id"]] = self._scrubbed(row)
+                rows[kept["event_id"]] = kept
         if repeated:
             self._look_at_repeated(repeated, rows)
         return list(rows.values()), dead
@@ -229,9 +232,6 @@ class Ingest:
                     "an event came again and says something else; the first stands",
                     extra={"table": self._name, "event_id": row["event_id"], "offset": row["log_offset"]},
                 )
-
-    def _scrubbed(self, row: Row) -> Row:
-        return self._scrubber.row(self._name, row) if self._scrubber else row
 
     def _as_stored(self, rows: Iterable[Row]) -> list[Row]:
         return list(tables.to_arrow(self._name, list(rows)).to_pylist())

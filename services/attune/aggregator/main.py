@@ -17,10 +17,14 @@ from attune import rpc
 from attune.aggregator.build import Builder, BuildRules
 from attune.aggregator.dead_letters import DeadLetters, dead_letters_of
 from attune.aggregator.ingest import READER, Ingest
+from attune.aggregator.privacy.eraser import Eraser
+from attune.aggregator.privacy.guard import Guard
 from attune.aggregator.privacy.scrubber import Scrubber
+from attune.aggregator.privacy.service import ErasureService
 from attune.aggregator.receipt_index import ReceiptIndex, keep_up_to_date
 from attune.aggregator.service import ExportService, ReceiptService
 from attune.aggregator.upkeep import keep_in_shape
+from attune.erasures import Erasures
 from attune.errors import AttuneError
 from attune.eventlog import FEEDBACK, RESPONSES, EventReader, SqliteLogReader, open_when_there
 from attune.eventlog.positions import refuse_shipped_spool
@@ -45,6 +49,7 @@ _DRAIN_SECONDS = 10.0
 _COUNT_SECONDS = 2.0
 # A build that fails has read a lot by then.
 _TRY_SECONDS = 10.0
+_ERASING = "erasures"
 _STOP_SECONDS = 2.0
 _MAX_MESSAGE_BYTES = 1 << 16
 _SERVICES = tuple(service.full_name for service in dataset_pb2.DESCRIPTOR.services_by_name.values())
@@ -62,7 +67,8 @@ class Aggregator:
         leases: Leases,
         *,
         batch_records: int,
-        scrubber: Scrubber | None,
+        guard: Guard,
+        eraser: Eraser | None = None,
         dead_letters: DeadLetters | None = None,
         reached: Callable[[str], None] = lambda _step: None,
     ) -> None:
@@ -72,13 +78,15 @@ class Aggregator:
         self._personas = personas
         self._leases = leases
         self._batch_records = batch_records
+        self._guard = guard
+        self._eraser = eraser
         self._responses, self._feedback = (
             Ingest(
                 log,
                 lake,
                 topic,
                 batch_records=batch_records,
-                scrubber=scrubber,
+                guard=guard,
                 dead_letters=dead_letters,
                 reached=reached,
             )
@@ -93,7 +101,10 @@ class Aggregator:
         """Until it is told to stop; then it takes in what the log holds. What fails is tried again."""
         while not stopping.is_set():
             try:
+                self._guard.refresh()
                 more = self.ingest()
+                if self._eraser is not None and self._leases.hold(_ERASING):
+                    self._eraser.turn()
                 self.build()
             except (AttuneError, OSError) as error:
                 logger.error("aggregation failed and is tried again", extra={"reason": str(error)})
@@ -101,6 +112,7 @@ class Aggregator:
             if not more:
                 stopping.wait(poll_seconds)
         self._drain()
+        self._leases.release(_ERASING)
         for persona in self._personas:
             self._leases.release(f"{persona.tenant}.{persona.name}")
 
@@ -193,6 +205,9 @@ async def serve(settings: Settings) -> None:
     server = rpc.build_server(access, max_message_bytes=_MAX_MESSAGE_BYTES)
     dataset_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptService(index, keys.signing), server)
     dataset_pb2_grpc.add_ExportServiceServicer_to_server(ExportService(place), server)
+    dataset_pb2_grpc.add_ErasureServiceServicer_to_server(
+        ErasureService(Erasures(settings.data / "erasures"), keys.end_user), server
+    )
     answers = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(answers, server)
     for name in ("", *_SERVICES):
@@ -206,7 +221,7 @@ async def serve(settings: Settings) -> None:
     logger.info("aggregator started", extra={"grpc_port": grpc_port, "metrics_port": metrics_port})
     try:
         await _all_of(
-            asyncio.to_thread(aggregate, settings, personas, keys, stopping),
+            asyncio.to_thread(aggregate, settings, personas, keys, registry, index, stopping=stopping),
             asyncio.to_thread(keep_up_to_date, index, stopping, rules.poll_seconds),
             asyncio.to_thread(keep_in_shape, place, settings.lake, stopping),
             stopping=stopping,
@@ -218,7 +233,15 @@ async def serve(settings: Settings) -> None:
         page.shutdown()
 
 
-def aggregate(settings: Settings, personas: Personas, keys: Keys, stopping: threading.Event) -> None:
+def aggregate(
+    settings: Settings,
+    personas: Personas,
+    keys: Keys,
+    registry: Registry,
+    index: ReceiptIndex,
+    *,
+    stopping: threading.Event,
+) -> None:
     """Event log to lake to datasets, until it is told to stop."""
     rules = settings.aggregator
     place = lake_place(settings.lake, settings.data)
@@ -228,10 +251,12 @@ def aggregate(settings: Settings, personas: Personas, keys: Keys, stopping: thre
         BuildRules.from_settings(rules),
         keys.split,
     )
-    scrubber = Scrubber.from_settings(settings.privacy)
+    erasures = Erasures(settings.data / "erasures")
+    guard = Guard(Scrubber.from_settings(settings.privacy), erasures)
     log = open_log(settings, stopping)
     if lake is not None and log is not None:
         leases = Leases(settings.data / "leases", rules.lease_seconds)
+        eraser = Eraser(settings.data, erasures, log, lake, builder, registry, index, now_unix_ms)
         aggregator = Aggregator(
             log,
             lake,
@@ -239,11 +264,16 @@ def aggregate(settings: Settings, personas: Personas, keys: Keys, stopping: thre
             personas,
             leases,
             batch_records=rules.batch_records,
-            scrubber=scrubber,
+            guard=guard,
+            eraser=eraser,
             dead_letters=dead_letters_of(settings.kafka, lake),
         )
         aggregator.run(stopping, rules.poll_seconds)
         log.close()
+
+
+def now_unix_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 async def _all_of(*works: Coroutine[Any, Any, None], stopping: threading.Event) -> None:

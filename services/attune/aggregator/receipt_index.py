@@ -12,7 +12,7 @@ import json
 import logging
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +106,31 @@ class ReceiptIndex:
         self._versions: dict[str, int] = {}
         self._complaints: set[str] = set()
         self._ready = threading.Event()
+        self._updating = threading.Lock()
 
     @property
     def ready(self) -> bool:
         """Whether everything that was there at the start is in it."""
         return self._ready.is_set()
+
+    def erase(self, response_events: Collection[str], feedback_ids: Collection[str]) -> int:
+        """Deletes what is known of these events, with nothing of it left in the file; says how many rows there were.
+
+        To be called when the lake has them no more. Raises Unavailable; then it is to be called again.
+        """
+        with self._updating, contextlib.closing(_connect(f"{self._file.as_uri()}?mode=rwc")) as connection:
+            try:
+                if not connection.execute("PRAGMA user_version").fetchone()[0]:
+                    return 0
+                with _transaction(connection):
+                    erased = _erase(connection, response_events, feedback_ids)
+                connection.execute("VACUUM")
+                busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            except sqlite3.DatabaseError as error:
+                raise Unavailable(f"the receipts' index cannot be written: {error}", retry_after_seconds=1) from None
+        if busy:
+            raise Unavailable("receipts are being read; old pages of their index cannot go yet", retry_after_seconds=1)
+        return erased
 
     def update(self, stopping: threading.Event) -> None:
         """Takes in what is new, in small transactions; whatever stops it, the next call goes on.
@@ -118,7 +138,7 @@ class ReceiptIndex:
         Raises an AttuneError when something cannot be read; a file that is damaged itself is made anew.
         """
         try:
-            with self._open() as connection:
+            with self._updating, self._open() as connection:
                 # What a dataset names is in the lake before the dataset is there.
                 datasets, left_out = self._dataset_names(), list_left_out(self._datasets)
                 for name in (RESPONSES, FEEDBACK):
@@ -309,6 +329,21 @@ def keep_up_to_date(index: ReceiptIndex, stopping: threading.Event, poll_seconds
         except (AttuneError, OSError) as error:
             logger.error("receipts could not be brought up to date", extra={"reason": str(error)})
         stopping.wait(poll_seconds)
+
+
+def _erase(connection: sqlite3.Connection, response_events: Collection[str], feedback_ids: Collection[str]) -> int:
+    connection.execute("CREATE TEMP TABLE gone (event_id TEXT PRIMARY KEY) WITHOUT ROWID")
+    connection.executemany(
+        "INSERT OR IGNORE INTO gone VALUES (?)", [(one,) for one in (*response_events, *feedback_ids)]
+    )
+    numbers = "(SELECT number FROM feedback WHERE event_id IN (SELECT event_id FROM gone))"
+    for table in ("uses", "left_out", "ranked"):
+        connection.execute(f"DELETE FROM {table} WHERE feedback IN {numbers}")
+    erased = 0
+    for table in ("feedback", "responses"):
+        erased += connection.execute(f"DELETE FROM {table} WHERE event_id IN (SELECT event_id FROM gone)").rowcount
+    connection.execute("DROP TABLE gone")
+    return erased
 
 
 def _connect(uri: str) -> sqlite3.Connection:

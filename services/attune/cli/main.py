@@ -10,6 +10,7 @@ import typer
 from attune.cli.config import config_app
 from attune.cli.dataset import dataset_app
 from attune.cli.dead_letter import dead_letter_app
+from attune.cli.erase import erase
 from attune.cli.feedback import feedback_app
 from attune.cli.key import key_app
 from attune.cli.lake import lake_app
@@ -107,6 +108,7 @@ def build_demo_model(
 
 app.command("train")(train)
 app.command("rehearse")(rehearse)
+app.command("erase")(erase)
 app.add_typer(persona_app, name="persona")
 app.add_typer(policy_app, name="policy")
 app.add_typer(feedback_app, name="feedback")

@@ -17,7 +17,7 @@ TOPICS = (RESPONSES, FEEDBACK)
 
 @dataclass(frozen=True)
 class Record:
-    """One event, and where it stands."""
+    """One event, and where it stands. Of one that was erased, key and payload are empty."""
 
     topic: str
     partition: int

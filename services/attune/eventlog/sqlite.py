@@ -17,7 +17,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,6 +190,7 @@ class SqliteLog:
             raise
         self._space.hold(held)
         self._queue: queue.SimpleQueue[_Append | None] = queue.SimpleQueue()
+        self._wishes: queue.SimpleQueue[tuple[Callable[[Record], bool], Future[int]]] = queue.SimpleQueue()
         self._gate = threading.Lock()
         self._closed = False
         self._fault: AttuneError | None = None
@@ -261,6 +262,19 @@ class SqliteLog:
             depths[topic] = Depth(max(0, next_offset - position), oldest_age_seconds)
         return depths
 
+    def erase(self, matches: Callable[[Record], bool]) -> "Future[int]":
+        """Empties the records that match, and leaves nothing of them in the file; says how many there were.
+
+        Their places stay: a reader finds an empty payload there. Appending waits meanwhile. The future fails with
+        Unavailable when the file could not be rewritten; then it is to be called again.
+        """
+        wish: tuple[Callable[[Record], bool], Future[int]] = matches, Future()
+        with self._gate:
+            if self._closed:
+                raise Unavailable("the event log is closed")
+            self._wishes.put(wish)
+        return wish[1]
+
     def close(self) -> None:
         """Writes what was appended before, then lets go of the log; a second call does nothing."""
         with self._gate:
@@ -285,6 +299,7 @@ class SqliteLog:
                     return
                 if time.monotonic() >= next_tick:
                     self._tick()
+                    self._grant_wishes()
                     next_tick = time.monotonic() + _TICK_SECONDS
         finally:
             with self._gate:
@@ -359,6 +374,48 @@ class SqliteLog:
             logger.info("event log can be written again")
             self._fault = None
 
+    def _grant_wishes(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                matches, erased = self._wishes.get_nowait()
+                try:
+                    erased.set_result(self._erase(matches))
+                except AttuneError as fault:
+                    erased.set_exception(fault)
+
+    def _erase(self, matches: Callable[[Record], bool]) -> int:
+        """What was trimmed before may still stand on pages that are free, and what was emptied in the WAL."""
+        erased = 0
+        for topic in self._next:
+            at, end = self.range(topic, 0).first, self.range(topic, 0).next
+            while at < end and (records := self.read(topic, 0, at, _TRIM_RECORDS, _GROUP_BYTES)):
+                at = records[-1].offset + 1
+                found = [record for record in records if record.payload and matches(record)]
+                if found:
+                    self._empty(found)
+                    erased += len(found)
+        with self._reported_writer() as writer:
+            writer.execute("VACUUM")
+            busy = writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:
+            raise Unavailable("somebody reads the event log; its old pages cannot go yet", retry_after_seconds=1)
+        return erased
+
+    def _empty(self, records: Sequence[Record]) -> None:
+        with self._transaction() as writer:
+            writer.executemany(
+                "UPDATE records SET key = x'', payload = x'' WHERE topic = ? AND partition = 0 AND offset = ?",
+                [(record.topic, record.offset) for record in records],
+            )
+        self._space.hold(-sum(len(record.key) + len(record.payload) for record in records))
+
+    @contextlib.contextmanager
+    def _reported_writer(self) -> Iterator[sqlite3.Connection]:
+        with _reported(self._folder):
+            if self._writer is None:
+                raise Unavailable("the event log cannot be written now", retry_after_seconds=_RETRY_AFTER_SECONDS)
+            yield self._writer
+
     def _tick(self) -> None:
         with contextlib.suppress(AttuneError):
             if self._fault is not None:
@@ -429,6 +486,9 @@ class SqliteLog:
                 append = self._queue.get_nowait()
                 if append is not None and append.take_up():
                     append.fail(Unavailable("the event log is closed"))
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._wishes.get_nowait()[1].set_exception(Unavailable("the event log is closed"))
 
 
 @dataclass

@@ -7,6 +7,7 @@ import queue
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ _MOST_WAITING = 10_000
 _MOST_IN_ONE_COMMIT = 500
 _TIDY_SECONDS = 60.0
 _CLOSE_SECONDS = 10.0
+# An erasure rewrites the file.
+_BUSY_SECONDS = 30.0
 
 
 @dataclass
@@ -55,6 +58,7 @@ class Idempotency:
         self._keep_seconds = keep_hours * 3600
         self._most_answers = most_answers
         self._held: dict[Name, _Held] = {}
+        self._file = file
         file.parent.mkdir(parents=True, exist_ok=True)
         self._reader = _open(file)
         self._reader.execute(_SCHEMA)
@@ -99,6 +103,35 @@ class Idempotency:
         held = self._held.get(name)
         if held is not None and held.answer is None:
             del self._held[name]
+
+    def forget(self, matches: Callable[[Name, bytes], bool]) -> None:
+        """Drops answers that are held in memory alone."""
+        for name, held in list(self._held.items()):
+            if held.answer is not None and matches(name, held.answer):
+                del self._held[name]
+
+    def erase(self, matches: Callable[[Name, bytes], bool]) -> int:
+        """Deletes answers, with nothing of them left in the file; says how many. Blocks; for a thread of its own.
+
+        Raises Unavailable when the file could not be rewritten; then it is to be called again.
+        """
+        try:
+            with contextlib.closing(_open(self._file)) as connection:
+                rows = connection.execute("SELECT tenant, kind, client_id, answer FROM answers")
+                names = [
+                    (tenant, kind, name) for tenant, kind, name, answer in rows if matches((tenant, kind, name), answer)
+                ]
+                connection.execute("BEGIN IMMEDIATE")
+                connection.executemany("DELETE FROM answers WHERE tenant = ? AND kind = ? AND client_id = ?", names)
+                connection.execute("COMMIT")
+                # What was deleted before, by anybody, stands on free pages and in the WAL until now.
+                connection.execute("VACUUM")
+                busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        except sqlite3.Error as error:
+            raise Unavailable(f"answers under request ids cannot be erased now: {error}") from None
+        if busy:
+            raise Unavailable("answers under request ids are being read; their old pages cannot go yet")
+        return len(names)
 
     def close(self) -> None:
         """Writes what waits."""
@@ -160,7 +193,7 @@ class Idempotency:
 
 
 def _open(file: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(file, timeout=5, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(file, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     return connection

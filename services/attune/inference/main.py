@@ -17,6 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from attune import rpc
 from attune.chat.model import model_hash
 from attune.chat.template import ChatTemplate
+from attune.erasures import Erasures
 from attune.errors import AttuneError, Unavailable
 from attune.eventlog.sqlite import SqliteLog
 from attune.inference.admission import Admission
@@ -24,6 +25,7 @@ from attune.inference.capture import Hashes
 from attune.inference.chat import Chat
 from attune.inference.chat_rpc import ChatService
 from attune.inference.engine import Dialect, Engine, EngineOptions
+from attune.inference.erasing import Forgetting
 from attune.inference.feedback import Feedback
 from attune.inference.feedback_rpc import FeedbackService, ImportService
 from attune.inference.health import HealthMonitor
@@ -154,7 +156,14 @@ async def serve(settings: Settings, *, ignore_end: bool = False) -> int:
             )
             http = HttpServer(app, listening, None if tls is None else tls.ssl_context())
             service = InferenceServer(
-                server, http, engine, policies=policies, chat=chat, feedback=feedback, imports=imports
+                server,
+                http,
+                engine,
+                policies=policies,
+                chat=chat,
+                feedback=feedback,
+                imports=imports,
+                forgetting=Forgetting(Erasures(settings.data / "erasures"), log, idempotency),
             )
             await service.warm_up()
             await service.open()
@@ -191,6 +200,7 @@ class InferenceServer:
         chat: Chat,
         feedback: Feedback,
         imports: Imports,
+        forgetting: Forgetting | None = None,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self._server = server
@@ -198,6 +208,7 @@ class InferenceServer:
         self._engine = engine
         self._policies = policies
         self._chat = chat
+        self._forgetting = forgetting
         self._answers = health.aio.HealthServicer()
         chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatService(chat, stall_seconds), server)
         feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(FeedbackService(feedback), server)
@@ -232,6 +243,7 @@ class InferenceServer:
         following = asyncio.create_task(self._policies.run(ending))
         watching = asyncio.create_task(HealthMonitor(self._engine, say=self._say).run(ending))
         told = asyncio.create_task(stopping.wait())
+        forgetting = asyncio.create_task(self._forget(ending))
         try:
             await asyncio.wait({following, watching, told}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -240,10 +252,14 @@ class InferenceServer:
             ending.set()
             for task in (told, following):
                 task.cancel()
-            await asyncio.wait({following, watching, told})
+            await asyncio.wait({following, watching, told, forgetting})
         if following.done() and not following.cancelled():
             following.result()
         return not watching.result()
+
+    async def _forget(self, ending: asyncio.Event) -> None:
+        if self._forgetting is not None:
+            await self._forgetting.run(ending)
 
     async def close(self, grace_seconds: float) -> None:
         """Lets running calls finish in time, cuts the others short, logs them all."""

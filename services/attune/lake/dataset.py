@@ -135,7 +135,7 @@ def write_dataset(
     dataset or none. Raises OSError when the disk is full; nothing is left then.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(folder)
+    remove_abandoned(folder)
     draft = folder / f".building-{secrets.token_hex(8)}"
     draft.mkdir()
     try:
@@ -292,7 +292,8 @@ def _read_manifest(folder: Path) -> Manifest:
         content["files"] = tuple(DatasetFile(**file) for file in content["files"])
         return Manifest(**content)
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFound(f"no dataset in {folder}") from None
+        gone = ": its rows were erased" if (folder / "erased.json").exists() else ""
+        raise NotFound(f"no dataset in {folder}{gone}") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataLoss(f"{folder / _MANIFEST} is damaged: {error}") from None
 
@@ -315,11 +316,12 @@ def _write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _remove_abandoned(folder: Path) -> None:
-    """What a build that was killed has left; another process's running build is younger than that."""
+def remove_abandoned(folder: Path, seconds: float = _ABANDONED_SECONDS) -> None:
+    """What builds that were killed have left; another process's running build is younger than that."""
     for draft in folder.glob(".building-*"):
         try:
-            if time.time() - draft.stat().st_mtime > _ABANDONED_SECONDS:
-                shutil.rmtree(draft, ignore_errors=True)
+            written = max(file.stat().st_mtime for file in (draft, *draft.rglob("*")))
         except FileNotFoundError:
             continue
+        if time.time() - written > seconds:
+            shutil.rmtree(draft, ignore_errors=True)

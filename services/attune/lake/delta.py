@@ -27,7 +27,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from attune.errors import Aborted, DataLoss, Unavailable
 from attune.lake.checksums import fault_of, note_checksums
 from attune.lake.durable import sync, sync_tree
-from attune.lake.merge import DataFile, data_files, merge_files, plan_merges
+from attune.lake.merge import STATISTICS, DataFile, data_files, merge_files, plan_merges
 from attune.lake.place import Place, options_of
 from attune.lake.repair import set_torn_commits_aside
 
@@ -297,6 +297,7 @@ def _history(hours: int) -> dict[str, str]:
     """Table properties: for so long what was replaced can still be read, by whoever began before it was."""
     return {
         "delta.checkpointInterval": "100",
+        "delta.dataSkippingStatsColumns": ",".join(STATISTICS),
         "delta.logRetentionDuration": f"interval {hours} hours",
         "delta.deletedFileRetentionDuration": f"interval {hours} hours",
     }

@@ -8,7 +8,7 @@ No part of a dataset: another build may give the same examples and leave out mor
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,19 @@ class LeftOut:
             raise DataLoss(f"{self.file} is damaged: {error}") from None
 
 
+def erase_left_out(datasets: Path, feedback_ids: Collection[str]) -> int:
+    """Takes these out of every recipe's file; says how many notes there were."""
+    erased = 0
+    for left_out in list_left_out(datasets):
+        table = pq.read_table(left_out.file)
+        theirs = pc.is_in(table["feedback_id"], pa.array(sorted(feedback_ids), pa.string()))
+        count = pc.sum(theirs).as_py() or 0
+        if count:
+            _replace(left_out.file, table.filter(pc.invert(theirs)))
+            erased += count
+    return erased
+
+
 def write_left_out(datasets: Path, manifest: Manifest, found: pa.Table, created_unix_ms: int) -> None:
     """Of all rows that a recipe gave those with `left_out`, for each of their `feedback_ids`; durably."""
     rows = found.select(["feedback_ids", "left_out"]).filter(pc.is_valid(found["left_out"])).combine_chunks()
@@ -57,6 +70,10 @@ def write_left_out(datasets: Path, manifest: Manifest, found: pa.Table, created_
     )
     file = datasets / _FOLDER / manifest.tenant / manifest.persona / f"{manifest.recipe.name}.parquet"
     file.parent.mkdir(parents=True, exist_ok=True)
+    _replace(file, table)
+
+
+def _replace(file: Path, table: pa.Table) -> None:
     draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
         pq.write_table(table, draft, compression="zstd", write_page_checksum=True)

@@ -9,6 +9,7 @@ import contextlib
 import json
 import secrets
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +21,13 @@ import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.transaction import AddAction, RemoveAction
 
-_LAYOUT = "attune/layout"
+LAYOUT = "attune/layout"
+"""The application transaction of all that rewrite files: of two at once Delta refuses one."""
+
+STATISTICS = ("log_id", "log_partition", "log_offset")
+"""The columns whose least and greatest values Delta's log has; none says anything of people, and old entries stay."""
+
 _GROUP_BYTES = 32 << 20
-_STATISTICS_CHARACTERS = 64
 
 
 @dataclass(frozen=True)
@@ -72,32 +77,54 @@ def merge_files(handle: DeltaTable, files: Sequence[DataFile]) -> None:
     Raises CommitFailedError when another process merged or deleted meanwhile. The new file then belongs to no version,
     and goes when what no version names is deleted: a commit may also have failed after it was made.
     """
-    done = handle.transaction_version(_LAYOUT) or 0
-    dataset = handle.to_pyarrow_dataset()
+    done = handle.transaction_version(LAYOUT) or 0
+    added = write_anew(handle.to_pyarrow_dataset(), files, changed=False)
+    removed = [removal(file, changed=False) for file in files]
+    commit_layout(handle, [added, *removed], done)
+    handle.update_incremental()
+
+
+def write_anew(
+    dataset: ds.FileSystemDataset, files: Sequence[DataFile], *, changed: bool, wanted: pc.Expression | None = None
+) -> AddAction:
+    """One file of these, which are of one partition, or of their rows that are wanted; no version names it yet."""
     partition = dict(files[0].partition)
     folder = files[0].name.rpartition("/")[0]
     name = f"{folder}/".lstrip("/") + f"part-{secrets.token_hex(16)}.zstd.parquet"
     statistics = _Statistics()
-    size = _write(dataset, name, _rows(dataset, files, tuple(partition)), statistics)
-    now_unix_ms = int(time.time() * 1000)
-    added = AddAction(name, size, partition, now_unix_ms, False, statistics.as_json())
-    removed = [RemoveAction(file.name, False, now_unix_ms, file.bytes, partition) for file in files]
+    size = _write(dataset, name, _rows(dataset, files, tuple(partition), wanted), statistics)
+    return AddAction(name, size, partition, int(time.time() * 1000), changed, statistics.as_json())
+
+
+def removal(file: DataFile, *, changed: bool) -> RemoveAction:
+    return RemoveAction(file.name, changed, int(time.time() * 1000), file.bytes, dict(file.partition))
+
+
+def commit_layout(handle: DeltaTable, actions: Sequence[AddAction | RemoveAction], done: int) -> None:
+    """Puts files in the place of others, if nobody has since the layout's transaction was `done`."""
     handle.create_write_transaction(
-        [added, *removed],
+        list(actions),
         "append",
         handle.schema(),
-        partition_by=list(partition),
-        commit_properties=CommitProperties(app_transactions=[Transaction(_LAYOUT, done + 1)]),
+        partition_by=list(handle.metadata().partition_columns),
+        commit_properties=CommitProperties(app_transactions=[Transaction(LAYOUT, done + 1)]),
     )
-    handle.update_incremental()
 
 
-def _rows(dataset: ds.FileSystemDataset, files: Sequence[DataFile], without: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def rows_of(dataset: ds.FileSystemDataset, file: DataFile) -> ds.FileSystemDataset:
+    """The one file."""
+    fragment = next(one for one in dataset.get_fragments() if one.path == file.name)
+    return ds.FileSystemDataset([fragment], dataset.schema, dataset.format, dataset.filesystem)
+
+
+def _rows(
+    dataset: ds.FileSystemDataset, files: Sequence[DataFile], without: Sequence[str], wanted: pc.Expression | None
+) -> Iterator[pa.RecordBatch]:
     columns = [name for name in dataset.schema.names if name not in without]
     fragments = {fragment.path: fragment for fragment in dataset.get_fragments()}
     for file in files:
         one = ds.FileSystemDataset([fragments[file.name]], dataset.schema, dataset.format, dataset.filesystem)
-        yield from one.scanner(columns=columns, batch_readahead=1, fragment_readahead=1).to_batches()
+        yield from one.scanner(columns=columns, filter=wanted, batch_readahead=1, fragment_readahead=1).to_batches()
 
 
 def _write(dataset: ds.FileSystemDataset, name: str, batches: Iterator[pa.RecordBatch], seen: "_Statistics") -> int:
@@ -128,38 +155,32 @@ def _groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 
 class _Statistics:
-    """What Delta's log says of a file, so that readers can pass it by: of numbers and of short texts."""
+    """What Delta's log says of a file, so that readers can pass it by."""
 
     def __init__(self) -> None:
         self._rows = 0
         self._least: dict[str, Any] = {}
         self._greatest: dict[str, Any] = {}
-        self._nulls: dict[str, int] = {}
-        self._unbounded: set[str] = set()
+        self._nulls: Counter[str] = Counter()
 
     def add(self, rows: pa.Table) -> None:
         self._rows += rows.num_rows
-        for field in rows.schema:
-            if pa.types.is_integer(field.type) or pa.types.is_string(field.type):
-                self._add(field.name, rows[field.name])
-
-    def _add(self, name: str, column: pa.ChunkedArray) -> None:
-        self._nulls[name] = self._nulls.get(name, 0) + column.null_count
-        bounds = pc.min_max(column).as_py()
-        least, greatest = bounds["min"], bounds["max"]
-        if least is None:
-            return
-        if any(isinstance(bound, str) and len(bound) > _STATISTICS_CHARACTERS for bound in (least, greatest)):
-            self._unbounded.add(name)
-        self._least[name] = min(least, self._least.get(name, least))
-        self._greatest[name] = max(greatest, self._greatest.get(name, greatest))
+        for name in STATISTICS:
+            if name not in rows.schema.names:
+                continue
+            self._nulls[name] += rows[name].null_count
+            bounds = pc.min_max(rows[name]).as_py()
+            least, greatest = bounds["min"], bounds["max"]
+            if least is not None:
+                self._least[name] = min(least, self._least.get(name, least))
+                self._greatest[name] = max(greatest, self._greatest.get(name, greatest))
 
     def as_json(self) -> str:
         return json.dumps(
             {
                 "numRecords": self._rows,
-                "minValues": {name: value for name, value in self._least.items() if name not in self._unbounded},
-                "maxValues": {name: value for name, value in self._greatest.items() if name not in self._unbounded},
+                "minValues": self._least,
+                "maxValues": self._greatest,
                 "nullCount": self._nulls,
             }
         )

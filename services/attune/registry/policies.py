@@ -198,6 +198,15 @@ class Registry:
                 if ids.policy_number(policy_id) > after and (self._policies / policy_id / "manifest.json").exists()
             )
 
+    def withdraw(self, policy_id: str) -> None:
+        """Deletes all of a policy but its claim: from then on there is none of this id, and there never will be."""
+        folder = self._folder(policy_id)
+        with reported(folder):
+            # Without a manifest it does not exist; what is left of a crash behind that is deleted by the next call.
+            for name in ("manifest.json", *sorted(set(os.listdir(folder)) - {"manifest.json", "claim.json"})):
+                (folder / name).unlink(missing_ok=True)
+            sync_folder(folder)
+
     def write_verdict(self, verdict: Verdict, signer: PolicySigner) -> None:
         """Puts the verdict beside the finished policy, bound to its very manifest; raises AlreadyExists the second
         time."""

@@ -5,14 +5,14 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from attune import ids
 from attune.errors import Aborted, DataLoss, InvalidInput
 from attune.files import create_file, make_folder, names_in, read_file
 from attune.registry.fields import Fields, canonical_json
 
-Author = Literal["gate", "operator"]
+Author = Literal["gate", "operator", "erasure"]
 
 MAX_REASON_CHARACTERS = 1000
 _MAX_SHARES = 16
@@ -47,8 +47,8 @@ class RolloutEntry:
         parts = [share for _, share in self.shares]
         if not all(0 < part <= 1 for part in parts) or not math.isclose(math.fsum(parts), 1, abs_tol=1e-9):
             raise InvalidInput("the shares of a rollout are above 0 and add up to 1", field="shares")
-        if self.author not in ("gate", "operator"):
-            raise InvalidInput("a rollout is made by the gate or an operator", field="author")
+        if self.author not in get_args(Author):
+            raise InvalidInput("a rollout is made by the gate, an operator or an erasure", field="author")
         if len(self.reason) > MAX_REASON_CHARACTERS:
             raise InvalidInput(
                 f"reason has {len(self.reason)} characters; at most {MAX_REASON_CHARACTERS} are taken", field="reason"

@@ -1,6 +1,6 @@
 """What the next entry of a rollout log is. Does no I/O and reads no clock: the same log, the same decision."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from attune import ids
 from attune.errors import FailedPrecondition
@@ -31,6 +31,31 @@ def decide(
         shares=((newest, 1.0),),
         author="gate",
         reason=f"{newest} passed the gate",
+        created_unix_ms=now_unix_ms,
+    )
+
+
+def give_up(
+    persona: Persona,
+    history: Sequence[RolloutEntry],
+    overdue: Collection[str],
+    unusable: Collection[str],
+    now_unix_ms: int,
+) -> RolloutEntry | None:
+    """The entry that takes traffic from policies that have to go, if they have any.
+
+    What served before and is not unusable has all of it then, at the last the base.
+    """
+    if {policy_id for policy_id, _ in serving(history)}.isdisjoint(overdue):
+        return None
+    earlier = [entry.main_policy_id for entry in reversed(history) if entry.main_policy_id not in unusable]
+    return RolloutEntry(
+        number=len(history) + 1,
+        tenant=persona.tenant,
+        persona=persona.name,
+        shares=((earlier[0] if earlier else ids.BASE_POLICY, 1.0),),
+        author="erasure",
+        reason="what served learned from somebody who was erased",
         created_unix_ms=now_unix_ms,
     )
 

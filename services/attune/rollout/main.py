@@ -80,7 +80,14 @@ async def serve(settings: Settings) -> None:
     logger.info("rollout is up", extra={"grpc_port": grpc_port, "metrics_port": metrics_port})
     try:
         await _promote(
-            Promotion(registry, log, personas, base_model_hash=base_model_hash),
+            Promotion(
+                registry,
+                log,
+                personas,
+                base_model_hash=base_model_hash,
+                datasets=settings.data / "datasets",
+                withdraw_hours=settings.privacy.withdraw_hours,
+            ),
             settings.rollout.poll_seconds,
             stopping,
         )

@@ -2,16 +2,21 @@
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 
-from attune import metrics
+from attune import ids, metrics
 from attune.errors import Aborted, AttuneError, NotFound, Unavailable
+from attune.lake.erased import Erased, erased_by_request
 from attune.personas.persona import Persona
+from attune.registry.lineage import Lineage
 from attune.registry.policies import Registry
 from attune.registry.rollouts import RolloutEntry, RolloutLog
-from attune.rollout.controller import decide, highest_number
+from attune.rollout.controller import decide, give_up, highest_number
 
 logger = logging.getLogger(__name__)
+
+_MS_PER_HOUR = 3_600_000
 
 
 class Promotion:
@@ -22,12 +27,22 @@ class Promotion:
     """
 
     def __init__(
-        self, registry: Registry, log: RolloutLog, personas: Iterable[Persona], *, base_model_hash: str
+        self,
+        registry: Registry,
+        log: RolloutLog,
+        personas: Iterable[Persona],
+        *,
+        base_model_hash: str,
+        datasets: Path,
+        withdraw_hours: float,
     ) -> None:
         self._registry = registry
         self._log = log
         self._personas = personas
         self._base_model_hash = base_model_hash
+        self._datasets = datasets
+        self._withdraw_ms = withdraw_hours * _MS_PER_HOUR
+        self._lineage = Lineage(registry)
         self._histories: dict[tuple[str, str], tuple[RolloutEntry, ...]] = {}
         self._owners: dict[str, tuple[str, str] | None] = {}
         self._complaints: dict[str, str] = {}
@@ -45,21 +60,42 @@ class Promotion:
                 self._complaints.pop(f"persona {persona.name}", None)
 
     def _look(self, persona: Persona) -> None:
-        if persona.approval == "person":
-            return
         history = self._history(persona)
+        now_unix_ms = time.time_ns() // 1_000_000
+        erased = erased_by_request(self._datasets)
+        tainted = self._lineage.made_with(erased)
+        entry = None if persona.approval == "person" else self._promoted(persona, history, tainted, now_unix_ms)
+        self._enter(persona, entry or self._given_up(persona, history, erased, now_unix_ms))
+
+    def _given_up(
+        self, persona: Persona, history: Sequence[RolloutEntry], erased: Mapping[str, Erased], now_unix_ms: int
+    ) -> RolloutEntry | None:
+        """Once a successor has been waited for long enough."""
+        if not erased:
+            return None
+        late = [name for name, one in erased.items() if now_unix_ms - one.erased_unix_ms >= self._withdraw_ms]
+        there = {ids.BASE_POLICY, *self._registry.ids()}
+        served = {policy_id for entry in history for policy_id, _ in entry.shares}
+        unusable = {*self._lineage.made_with(erased), *(served - there)}
+        return give_up(persona, history, self._lineage.made_with(late), unusable, now_unix_ms)
+
+    def _promoted(
+        self, persona: Persona, history: Sequence[RolloutEntry], tainted: Collection[str], now_unix_ms: int
+    ) -> RolloutEntry | None:
         candidates = [
             policy_id
             for policy_id in self._registry.ids(highest_number(history))
-            if self._may_serve(policy_id, persona)
+            if policy_id not in tainted and self._may_serve(policy_id, persona)
         ]
-        entry = decide(persona, history, candidates, time.time_ns() // 1_000_000)
+        return decide(persona, history, candidates, now_unix_ms)
+
+    def _enter(self, persona: Persona, entry: RolloutEntry | None) -> None:
         if entry is None:
             return
         self._log.append(entry)
         metrics.ROLLOUT_ENTRIES.labels(persona.label, entry.author).inc()
         logger.info(
-            "policy promoted",
+            "policy promoted" if entry.author == "gate" else "policy given up",
             extra={"persona": persona.name, "policy_id": entry.main_policy_id, "entry": entry.number},
         )
 

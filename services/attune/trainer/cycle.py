@@ -17,10 +17,12 @@ from pathlib import Path
 import pyarrow
 
 from attune.chat.template import ChatTemplate
-from attune.errors import AttuneError, NotFound
+from attune.errors import AttuneError, FailedPrecondition, NotFound
 from attune.ids import BASE_POLICY
 from attune.keys import PolicySigner
+from attune.lake.erased import erased_by_request
 from attune.personas.persona import Persona
+from attune.registry.lineage import Lineage
 from attune.registry.policies import PolicyManifest, Registry
 from attune.registry.rollouts import RolloutLog
 from attune.registry.verdict import Verdict
@@ -45,6 +47,7 @@ class Cycles:
     """All that cycles of one installation share."""
 
     folder: Path
+    datasets: Path
     base_folder: Path
     base_model_hash: str
     template: ChatTemplate
@@ -60,6 +63,10 @@ class Cycles:
     dtype: str
     seed: int
     now_unix_ms: Callable[[], int]
+
+    def tainted(self) -> dict[str, PolicyManifest]:
+        """Policies that learned from somebody who was erased since, by id."""
+        return Lineage(self.registry).made_with(erased_by_request(self.datasets))
 
     @property
     def outcomes(self) -> Outcomes:
@@ -195,6 +202,8 @@ class Cycles:
                 watch=watch,
             )
             watch.enter("publishing")
+            if dataset_id in erased_by_request(self.datasets):
+                raise FailedPrecondition("somebody in the dataset was erased while it was trained on")
             flat = candidate.metrics.to_flat()
             track_figures(flat)
         return self.registry.publish(
@@ -229,8 +238,11 @@ class Cycles:
         return next((manifest for manifest in made if manifest.dataset_ids == (dataset_id,)), None)
 
     def _serving(self, persona: Persona) -> str:
+        """What a candidate has to be better than: the base where what serves is to be withdrawn anyhow."""
         entry = self.rollouts.current(persona.tenant, persona.name)
-        return BASE_POLICY if entry is None else entry.main_policy_id
+        if entry is None or entry.main_policy_id in self.tainted():
+            return BASE_POLICY
+        return entry.main_policy_id
 
     def _copy_of(self, policy_id: str, work: Path) -> Path | None:
         """The serving policy's verified adapter; None for the base, and for a policy of another base model."""

@@ -17,6 +17,7 @@ from attune.keys import PolicySigner, PolicyVerifier
 from attune.logs import configure_logging
 from attune.metrics_page import serve_metrics
 from attune.personas import Persona, Personas
+from attune.registry.withdrawal import withdraw_idle
 from attune.runtime import clear_endpoints, die_with_parent, stop_on_signals, write_endpoints
 from attune.settings import Settings, load_settings
 from attune.tls import page_context, server_tls
@@ -70,6 +71,7 @@ def serve(settings: Settings, stopping: threading.Event, metrics_port: int) -> N
         for persona in workshop.personas:
             if not stopping.is_set():
                 _run_if_due(settings, workshop, persona, watch)
+        _withdraw(workshop.cycles)
         stopping.wait(settings.trainer.poll_seconds)
 
 
@@ -79,6 +81,14 @@ def run_once(settings: Settings) -> list["Outcome"]:
     watch = _watch(lambda: False)
     ended = [_run_if_due(settings, workshop, persona, watch) for persona in workshop.personas]
     return [outcome for outcome in ended if outcome is not None]
+
+
+def _withdraw(cycles: "Cycles") -> None:
+    """Policies that learned from somebody who was erased."""
+    try:
+        withdraw_idle(cycles.registry, cycles.rollouts, cycles.tainted())
+    except AttuneError as error:
+        logger.error("policies cannot be looked through", extra={"reason": error.message})
 
 
 @dataclass(frozen=True)
@@ -131,6 +141,7 @@ def prepare(settings: Settings) -> Workshop:
 
     cycles = Cycles(
         folder=settings.data / "trainer",
+        datasets=settings.data / "datasets",
         base_folder=settings.model_folder,
         base_model_hash=model_hash(settings.model_folder),
         template=ChatTemplate.load(settings.model_folder),

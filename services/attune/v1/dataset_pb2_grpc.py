@@ -171,3 +171,165 @@ class ExportService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class ErasureServiceStub:
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.EraseUser = channel.unary_unary(
+                '/attune.v1.ErasureService/EraseUser',
+                request_serializer=attune_dot_v1_dot_dataset__pb2.EraseUserRequest.SerializeToString,
+                response_deserializer=attune_dot_v1_dot_dataset__pb2.Erasure.FromString,
+                _registered_method=True)
+        self.GetErasure = channel.unary_unary(
+                '/attune.v1.ErasureService/GetErasure',
+                request_serializer=attune_dot_v1_dot_dataset__pb2.GetErasureRequest.SerializeToString,
+                response_deserializer=attune_dot_v1_dot_dataset__pb2.Erasure.FromString,
+                _registered_method=True)
+        self.ListErasures = channel.unary_unary(
+                '/attune.v1.ErasureService/ListErasures',
+                request_serializer=attune_dot_v1_dot_dataset__pb2.ListErasuresRequest.SerializeToString,
+                response_deserializer=attune_dot_v1_dot_dataset__pb2.ListErasuresResponse.FromString,
+                _registered_method=True)
+
+
+class ErasureServiceServicer:
+    """Missing associated documentation comment in .proto file."""
+
+    def EraseUser(self, request, context):
+        """Forgets one of the tenant's end users: everything that they said before is deleted in every store, and policies that
+        learned from it are retrained and withdrawn. Answers at once; the work goes on until it is done, over restarts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetErasure(self, request, context):
+        """How far it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListErasures(self, request, context):
+        """The tenant's, the newest first, at most 200.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ErasureServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'EraseUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseUser,
+                    request_deserializer=attune_dot_v1_dot_dataset__pb2.EraseUserRequest.FromString,
+                    response_serializer=attune_dot_v1_dot_dataset__pb2.Erasure.SerializeToString,
+            ),
+            'GetErasure': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetErasure,
+                    request_deserializer=attune_dot_v1_dot_dataset__pb2.GetErasureRequest.FromString,
+                    response_serializer=attune_dot_v1_dot_dataset__pb2.Erasure.SerializeToString,
+            ),
+            'ListErasures': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListErasures,
+                    request_deserializer=attune_dot_v1_dot_dataset__pb2.ListErasuresRequest.FromString,
+                    response_serializer=attune_dot_v1_dot_dataset__pb2.ListErasuresResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'attune.v1.ErasureService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('attune.v1.ErasureService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class ErasureService:
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def EraseUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/attune.v1.ErasureService/EraseUser',
+            attune_dot_v1_dot_dataset__pb2.EraseUserRequest.SerializeToString,
+            attune_dot_v1_dot_dataset__pb2.Erasure.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetErasure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/attune.v1.ErasureService/GetErasure',
+            attune_dot_v1_dot_dataset__pb2.GetErasureRequest.SerializeToString,
+            attune_dot_v1_dot_dataset__pb2.Erasure.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListErasures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/attune.v1.ErasureService/ListErasures',
+            attune_dot_v1_dot_dataset__pb2.ListErasuresRequest.SerializeToString,
+            attune_dot_v1_dot_dataset__pb2.ListErasuresResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

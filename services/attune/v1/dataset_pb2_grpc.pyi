@@ -87,3 +87,58 @@ class ExportServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
 def add_ExportServiceServicer_to_server(servicer: ExportServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class ErasureServiceStub:
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> ErasureServiceAsyncStub: ...
+    EraseUser: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.EraseUserRequest, _dataset_pb2.Erasure]
+    """Forgets one of the tenant's end users: everything that they said before is deleted in every store, and policies that
+    learned from it are retrained and withdrawn. Answers at once; the work goes on until it is done, over restarts.
+    """
+    GetErasure: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.GetErasureRequest, _dataset_pb2.Erasure]
+    """How far it is."""
+    ListErasures: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.ListErasuresRequest, _dataset_pb2.ListErasuresResponse]
+    """The tenant's, the newest first, at most 200."""
+
+@_typing.type_check_only
+class ErasureServiceAsyncStub(ErasureServiceStub):
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    EraseUser: _aio.UnaryUnaryMultiCallable[_dataset_pb2.EraseUserRequest, _dataset_pb2.Erasure]  # type: ignore[assignment]
+    """Forgets one of the tenant's end users: everything that they said before is deleted in every store, and policies that
+    learned from it are retrained and withdrawn. Answers at once; the work goes on until it is done, over restarts.
+    """
+    GetErasure: _aio.UnaryUnaryMultiCallable[_dataset_pb2.GetErasureRequest, _dataset_pb2.Erasure]  # type: ignore[assignment]
+    """How far it is."""
+    ListErasures: _aio.UnaryUnaryMultiCallable[_dataset_pb2.ListErasuresRequest, _dataset_pb2.ListErasuresResponse]  # type: ignore[assignment]
+    """The tenant's, the newest first, at most 200."""
+
+class ErasureServiceServicer(metaclass=_abc_1.ABCMeta):
+    @_abc_1.abstractmethod
+    def EraseUser(
+        self,
+        request: _dataset_pb2.EraseUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_pb2.Erasure, _abc.Awaitable[_dataset_pb2.Erasure]]:
+        """Forgets one of the tenant's end users: everything that they said before is deleted in every store, and policies that
+        learned from it are retrained and withdrawn. Answers at once; the work goes on until it is done, over restarts.
+        """
+
+    @_abc_1.abstractmethod
+    def GetErasure(
+        self,
+        request: _dataset_pb2.GetErasureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_pb2.Erasure, _abc.Awaitable[_dataset_pb2.Erasure]]:
+        """How far it is."""
+
+    @_abc_1.abstractmethod
+    def ListErasures(
+        self,
+        request: _dataset_pb2.ListErasuresRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_pb2.ListErasuresResponse, _abc.Awaitable[_dataset_pb2.ListErasuresResponse]]:
+        """The tenant's, the newest first, at most 200."""
+
+def add_ErasureServiceServicer_to_server(servicer: ErasureServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

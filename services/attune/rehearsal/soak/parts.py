@@ -14,6 +14,7 @@ from pathlib import Path
 from attune.aggregator.build import Builder, BuildRules
 from attune.aggregator.ingest import READER
 from attune.aggregator.main import Aggregator
+from attune.aggregator.privacy.guard import Guard
 from attune.errors import AttuneError, ResourceExhausted
 from attune.eventlog import EventReader, SqliteLog, SqliteLogReader, open_when_there
 from attune.eventlog.cluster import Cluster
@@ -151,7 +152,7 @@ def _make_aggregator(
                 personas,
                 Leases(site.folder / "leases", LEASE_SECONDS),
                 batch_records=schedule.batch_records,
-                scrubber=None,
+                guard=Guard(None),
                 reached=wire,
             )
         except (AttuneError, OSError) as error:
