@@ -34,8 +34,8 @@ test: check ## All checks, then all tests
 	pytest
 
 check: $(STAMP) ## Format, lint, types, floors, generated code
-	ruff format --check services tests bench docs
-	ruff check services tests bench docs
+	ruff format --check services tests bench docs/reference.py
+	ruff check services tests bench docs/reference.py
 	mypy
 	lint-imports
 	@mkdir -p build/proto && rm -rf build/proto/* && $(call generate,build/proto) \

@@ -118,7 +118,7 @@ class _Stage:
     _begun: float = field(default_factory=time.monotonic)
     # When to undo something, on the monotonic clock, and how.
     _later: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
-    _frozen: set[int] = field(default_factory=set)
+    _frozen: set[int | None] = field(default_factory=set)
     _written: bool = False
 
     def play(self) -> None:
@@ -141,7 +141,7 @@ class _Stage:
         """Faults are over; what was acknowledged is to reach the lake by itself, and everything stops in order."""
         self.site.over.touch()
         deadline = time.monotonic() + _SETTLE_SECONDS
-        while self._later or self._frozen or check.missing(self.site):
+        while self._later or self._is_struck() or check.missing(self.site):
             if time.monotonic() > deadline:
                 return [
                     f"{check.missing(self.site)} acknowledged records are not in the lake after {_SETTLE_SECONDS} s"
@@ -178,7 +178,7 @@ class _Stage:
                     self._written = True
                 else:
                     self._start(part)
-            elif process.pid is not None and process.pid not in self._frozen and _is_stopped(process.pid):
+            elif process.pid not in self._frozen and _is_stopped(process.pid or 0):
                 self._frozen.add(process.pid)
                 self._start(part)
                 self._undo_after(_FROZEN_SECONDS, lambda pid=process.pid: self._thaw(pid))  # type: ignore[misc]
@@ -204,8 +204,13 @@ class _Stage:
                 self.broker.freeze()
                 self._undo_after(_BROKER_FROZEN_SECONDS, self.broker.thaw)
 
-    def _thaw(self, pid: int) -> None:
+    def _is_struck(self) -> bool:
+        """Whether some part lies dead or frozen, noticed or not."""
+        return any(process.exitcode is not None or _is_stopped(process.pid or 0) for _, process in self._running)
+
+    def _thaw(self, pid: int | None) -> None:
         self._frozen.discard(pid)
+        assert pid is not None
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
 
