@@ -12,10 +12,10 @@ from grpc_reflection.v1alpha import reflection_pb2
 from attune.access import NOBODY, RULES, KeyLimits, Role, admit
 from attune.errors import DataLoss, FailedPrecondition, InvalidInput, NotFound, PermissionDenied, Unauthenticated
 from attune.personas.api_keys import KeyStore, local_api_key
-from attune.v1 import chat_pb2, feedback_pb2, policy_pb2
+from attune.v1 import chat_pb2, dataset_pb2, feedback_pb2, policy_pb2
 
 FILES: list[FileDescriptor] = [
-    module.DESCRIPTOR for module in (chat_pb2, feedback_pb2, policy_pb2, health_pb2, reflection_pb2)
+    module.DESCRIPTOR for module in (chat_pb2, dataset_pb2, feedback_pb2, policy_pb2, health_pb2, reflection_pb2)
 ]
 METHODS = [
     f"{service.full_name}/{method.name}"
@@ -36,11 +36,12 @@ def test_every_method_has_a_rule(method: str) -> None:
     assert RULES[method].open or RULES[method].roles
 
 
-def test_only_health_reflection_and_votes_by_token_are_open() -> None:
+def test_only_health_reflection_and_what_a_token_allows_are_open() -> None:
     assert {method.split("/")[0].rsplit(".", 1)[1] for method in OPEN} == {
         "Health",
         "ServerReflection",
         "FeedbackService",
+        "ReceiptService",
     }
     assert "attune.v1.FeedbackService/SubmitFeedbackBatch" not in OPEN
 

@@ -1,6 +1,7 @@
 """`attune dataset` as an operator types it."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,25 +10,31 @@ from typer.testing import CliRunner, Result
 from attune.cli.main import app
 from attune.errors import AttuneError
 from attune.lake.dataset import list_datasets
+from tests.aggregator.office import open_office
 from tests.aggregator.recipes.conversation import UP, answer, opinion
 from tests.aggregator.recipes.story import story, write_lake
-
-# The events are of a time long ago.
-_SETTINGS = {"COLUMNS": "160", "ATTUNE_AGGREGATOR__WINDOW_DAYS": "3650"}
 
 ID = re.compile(r"d-[0-9a-f]{32}")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder whose lake holds a story."""
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data folder whose lake holds a story, and the aggregator's office."""
     folder = tmp_path_factory.mktemp("data")
     write_lake(folder / "lake", story())
-    return folder
+    with open_office(folder):
+        yield folder
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Path]:
+    """A data folder without a lake, and the aggregator's office."""
+    with open_office(tmp_path):
+        yield tmp_path
 
 
 def run(data: Path, *words: str) -> Result:
-    result = CliRunner().invoke(app, ["dataset", *words, "--data", str(data)], env=_SETTINGS)
+    result = CliRunner().invoke(app, ["dataset", *words, "--data", str(data)], env={"COLUMNS": "160"})
     if isinstance(result.exception, AttuneError):
         raise result.exception
     return result
@@ -82,47 +89,49 @@ def test_show_draws_what_is_in_it_and_writes_a_page(data: Path, tmp_path: Path) 
     assert not re.search(r'(src|href)="http', text)
 
 
-def test_diff_says_what_came_and_what_went(data: Path, tmp_path: Path) -> None:
-    write_lake(tmp_path / "lake", story())
-    (before,) = build(tmp_path, "--recipe", "demonstrations")
-    lake = tmp_path / "lake"
+def test_diff_says_what_came_and_what_went(own: Path) -> None:
+    write_lake(own / "lake", story())
+    (before,) = build(own, "--recipe", "demonstrations")
+    lake = own / "lake"
     for table in ("responses", "feedback"):
         for file in sorted((lake / table).rglob("*"), reverse=True):
             file.unlink() if file.is_file() else file.rmdir()
     write_lake(lake, [*story(), answer(60), opinion(300, 60, rating=5), opinion(301, 6, rating=1, end_user="zoe")])
-    (after,) = build(tmp_path, "--recipe", "demonstrations")
-    said = run(tmp_path, "diff", before, after).output
+    (after,) = build(own, "--recipe", "demonstrations")
+    said = run(own, "diff", before, after).output
     assert "1 only in the first, 1 only in the second" in said
-    assert "0 only in the first, 0 only in the second" in run(tmp_path, "diff", after, after).output
-    (prompts,) = build(tmp_path, "--recipe", "prompts")
-    assert "recipe: demonstrations -> prompts" in run(tmp_path, "diff", after, prompts).output
+    assert "0 only in the first, 0 only in the second" in run(own, "diff", after, after).output
+    (prompts,) = build(own, "--recipe", "prompts")
+    assert "recipe: demonstrations -> prompts" in run(own, "diff", after, prompts).output
 
 
-def test_verify_finds_a_flipped_bit_and_a_manifest_that_lies(data: Path, tmp_path: Path) -> None:
-    write_lake(tmp_path / "lake", [answer(1), opinion(1, 1, thumb=UP)])
-    (whole,) = build(tmp_path)
-    (damaged,) = build(tmp_path, "--recipe", "prompts")
-    assert run(tmp_path, "verify").exit_code == 0
-    part = tmp_path / "datasets" / damaged / "part-00000.parquet"
+def test_verify_finds_a_flipped_bit_and_a_manifest_that_lies(own: Path) -> None:
+    write_lake(own / "lake", [answer(1), opinion(1, 1, thumb=UP)])
+    (whole,) = build(own)
+    (damaged,) = build(own, "--recipe", "prompts")
+    assert run(own, "verify").exit_code == 0
+    part = own / "datasets" / damaged / "part-00000.parquet"
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 1
     part.write_bytes(content)
-    result = run(tmp_path, "verify")
+    result = run(own, "verify")
     assert result.exit_code == 1
     assert f"{whole}: whole" in result.output
     assert "damaged" in result.output
-    assert run(tmp_path, "verify", whole).exit_code == 0
+    assert run(own, "verify", whole).exit_code == 0
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("show", "nonsense"), "'nonsense' is no dataset's id"),
+        (("show", "nonsense"), "that is no dataset's id"),
         (("show", "../../etc"), "is no dataset's id"),
         (("show", "d-00000000"), "no dataset d-00000000"),
         (("build", "--recipe", "thumb"), "there is no recipe thumb; there are demonstrations, pairs"),
         (("build", "--persona", "nobody"), "no such persona"),
-        (("build", "--tenant", "nobody"), "no such persona"),
+        (("build", "--recipe", "../x"), "recipes must be 1 to 63"),
+        (("diff", "d-00000000", "d-00000001"), "no dataset d-00000000"),
+        (("verify", "d-00000000"), "no dataset d-00000000"),
     ],
 )
 def test_what_is_not_there_is_refused_in_a_sentence(data: Path, words: tuple[str, ...], sentence: str) -> None:
@@ -130,5 +139,5 @@ def test_what_is_not_there_is_refused_in_a_sentence(data: Path, words: tuple[str
     assert sentence in refusal(data, *words)
 
 
-def test_without_a_lake_nothing_is_built(tmp_path: Path) -> None:
-    assert "holds no lake yet" in refusal(tmp_path, "build")
+def test_without_a_lake_nothing_is_built(own: Path) -> None:
+    assert "there is no lake yet" in refusal(own, "build")

@@ -1,24 +1,27 @@
 """`attune lake`, as an operator types it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from attune.cli.main import app
-from attune.errors import DataLoss, NotFound
+from attune.errors import DataLoss, NotFound, Unavailable
+from tests.aggregator.office import open_office
 from tests.aggregator.plant import Plant
 from tests.lake.events import response_event, thumb_event
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """A lake with 60 responses in 6 files and a thumb."""
+def data(tmp_path: Path) -> Iterator[Path]:
+    """A lake with 60 responses in 6 files and a thumb, and the aggregator's office."""
     plant = Plant(tmp_path)
     plant.append(*[response_event(n) for n in range(60)], thumb_event(1, 1))
     plant.ingest_all(batch_records=10)
     plant.close()
-    return tmp_path
+    with open_office(tmp_path):
+        yield tmp_path
 
 
 def run(data: Path, *words: str, status: int = 0, typed: str = "") -> str:
@@ -64,7 +67,16 @@ def test_damage_is_named_and_given_up_only_when_told(data: Path) -> None:
 
 
 def test_where_no_lake_is_none_is_made(tmp_path: Path) -> None:
-    for command in ("stats", "optimize", "check", "repair"):
+    with open_office(tmp_path):
+        for command in ("stats", "optimize"):
+            with pytest.raises(NotFound, match="there is no lake yet"):
+                run(tmp_path, command)
+    for command in ("check", "repair"):
         with pytest.raises(NotFound, match="no lake in"):
             run(tmp_path, command)
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "lake").exists()
+
+
+def test_without_an_aggregator_that_runs_the_command_says_so(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="aggregator is not running"):
+        run(tmp_path, "stats")

@@ -1,8 +1,9 @@
 """What an operator asks of datasets: one made now, what is in one, what tells two apart, whether one is whole."""
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +12,13 @@ import numpy as np
 import pyarrow.compute as pc
 
 from attune.aggregator.build import BuildRules, build_dataset
-from attune.aggregator.recipe import load_recipe
 from attune.errors import DataLoss, InvalidInput, NotFound
-from attune.keys import Keys
-from attune.lake.dataset import Dataset, Manifest, list_datasets, open_dataset
-from attune.lake.place import Place, lake_place
+from attune.ids import DEFAULT_TENANT
+from attune.lake.dataset import Dataset, Manifest, Recipe, list_datasets, open_dataset
+from attune.lake.place import Place
 from attune.lake.snapshot import Source, read_snapshot
 from attune.lake.spark import open_spark_snapshot
-from attune.personas import Personas
-from attune.settings import Settings
+from attune.personas import Persona
 
 _Open = Callable[[Place, int, int], AbstractContextManager[Source]]
 
@@ -27,61 +26,97 @@ ENGINES: Mapping[str, _Open] = {"duckdb": read_snapshot, "spark": open_spark_sna
 
 _MS_PER_DAY = 86_400_000
 _SHORTEST_PREFIX = 4
+_DIGITS = 32
+_NAMED = 5
 
 
-def build_now(
-    settings: Settings, tenant: str, persona: str, recipes: Sequence[str], *, engine: str, now_unix_ms: int
-) -> list[tuple[Dataset, bool]]:
-    """Datasets of a persona by these recipes, or by those of the settings; with each, whether it is new.
+@dataclass(frozen=True)
+class Workshop:
+    """Where datasets are, and what it takes to make one."""
 
-    Raises NotFound for an unknown persona or without a lake, InvalidInput for an unknown recipe.
-    """
-    rules = BuildRules.from_settings(settings.aggregator)
-    of = Personas.open(settings.data, settings.personas_folder, settings.default_persona).find(tenant, persona)
-    chosen = [load_recipe(name) for name in recipes or rules.recipes_of(of.name)]
-    folder = settings.data / "datasets"
-    before = {dataset.manifest.dataset_id for dataset in list_datasets(folder)}
-    made = []
-    with ENGINES[engine](lake_place(settings.lake, settings.data), rules.threads, rules.memory_mib) as source:
-        for recipe in chosen:
-            dataset = build_dataset(
-                source,
-                folder,
-                tenant=tenant,
-                persona=of.name,
-                recipe=recipe,
-                rules=rules,
-                split_key=Keys.load_or_create(settings.data / "keys").split,
-                now_unix_ms=now_unix_ms,
-            )
-            made.append((dataset, dataset.manifest.dataset_id not in before))
-    return made
+    folder: Path
+    lake: Place
+    rules: BuildRules
+    split_key: bytes
+
+    def build(
+        self, persona: Persona, recipes: Sequence[Recipe], *, engine: str, now_unix_ms: int
+    ) -> Iterator[tuple[Dataset, bool]]:
+        """The persona's datasets by these recipes, one after another; with each, whether it is new.
+
+        Raises NotFound without a lake, DataLoss where its tables are damaged.
+        """
+        before = {dataset.manifest.dataset_id for dataset in list_datasets(self.folder, persona.tenant)}
+        with ENGINES[engine](self.lake, self.rules.threads, self.rules.memory_mib) as source:
+            for recipe in recipes:
+                dataset = build_dataset(
+                    source,
+                    self.folder,
+                    tenant=persona.tenant,
+                    persona=persona.name,
+                    recipe=recipe,
+                    rules=self.rules,
+                    split_key=self.split_key,
+                    now_unix_ms=now_unix_ms,
+                )
+                yield dataset, dataset.manifest.dataset_id not in before
 
 
-def find_dataset(folder: Path, name: str) -> Dataset:
-    """By its id, or the beginning of one that fits no other; each file is checked.
+def names_of(folder: Path, tenant: str) -> list[str]:
+    """A tenant's datasets, in order; whose manifest cannot be read, nobody knows whose it is: the default tenant's."""
+    listed = list_datasets(folder)
+    names = {dataset.manifest.dataset_id for dataset in listed if dataset.manifest.tenant == tenant}
+    if tenant == DEFAULT_TENANT:
+        there = {file.parent.name for file in folder.glob("d-*/manifest.json")}
+        names |= there - {dataset.manifest.dataset_id for dataset in listed}
+    return sorted(names)
 
-    Raises NotFound, InvalidInput when several fit, DataLoss when it is damaged.
+
+def find_name(folder: Path, tenant: str, name: str) -> str:
+    """The id of a tenant's dataset, by itself or by a beginning that fits no other of the tenant's.
+
+    Raises NotFound, and InvalidInput when several fit.
     """
     digits = name.removeprefix("d-")
-    if len(digits) < _SHORTEST_PREFIX or not all(letter in "0123456789abcdef" for letter in digits):
+    if not _SHORTEST_PREFIX <= len(digits) <= _DIGITS or not all(letter in "0123456789abcdef" for letter in digits):
         raise InvalidInput(
-            f"{name!r} is no dataset's id; it looks like d-1e46c4dd, with {_SHORTEST_PREFIX} digits or more"
+            f"that is no dataset's id; it looks like d-1e46c4dd, with {_SHORTEST_PREFIX} digits or more",
+            field="dataset_id",
         )
-    found = sorted(path.parent for path in folder.glob(f"d-{digits}*/manifest.json"))
+    found = [each for each in names_of(folder, tenant) if each.startswith(f"d-{digits}")]
     if not found:
-        raise NotFound(f"no dataset {name} in {folder}")
+        raise NotFound(f"no dataset d-{digits}", field="dataset_id")
     if len(found) > 1:
-        raise InvalidInput(f"{name} could be any of {', '.join(path.name for path in found)}")
-    return open_dataset(found[0])
+        some = ", ".join(found[:_NAMED]) + (" and others" if len(found) > _NAMED else "")
+        raise InvalidInput(f"d-{digits} could be any of {some}", field="dataset_id")
+    return found[0]
 
 
-def verify(dataset: Dataset) -> None:
-    """Whether every byte is what the manifest says, and the rows are those that the id was made of. Raises DataLoss."""
-    for _ in dataset.files(["example_id"]):
-        pass
-    if (found := dataset.rebuilt_id()) != dataset.manifest.dataset_id:
-        raise DataLoss(f"the rows of {dataset.manifest.dataset_id} make {found}: its manifest was changed")
+def find_dataset(folder: Path, tenant: str, name: str) -> Dataset:
+    """As find_name; each file is checked. Raises DataLoss when it is damaged."""
+    with without_folder(folder):
+        return open_dataset(folder / find_name(folder, tenant, name))
+
+
+def verify(folder: Path, name: str) -> str:
+    """What is wrong with a dataset: every byte is to be what the manifest says, and the rows those that the id was
+    made of. Nothing when it is whole; raises NotFound."""
+    try:
+        with without_folder(folder):
+            dataset = open_dataset(folder / name)
+            found = dataset.rebuilt_id()
+    except DataLoss as error:
+        return error.message
+    return "" if found == name else f"its rows make {found}: the manifest was changed"
+
+
+@contextlib.contextmanager
+def without_folder(folder: Path) -> Iterator[None]:
+    """Where datasets lie is nobody's business who asks from elsewhere."""
+    try:
+        yield
+    except (DataLoss, NotFound) as error:
+        raise type(error)(error.message.replace(f"{folder}/", "")) from error
 
 
 @dataclass(frozen=True)
@@ -200,7 +235,6 @@ def _examples(dataset: Dataset) -> dict[str, tuple[str, float, str]]:
 
 def _definition(manifest: Manifest) -> dict[str, str]:
     return {
-        "tenant": manifest.tenant,
         "persona": manifest.persona,
         "recipe": manifest.recipe.name,
         "recipe's text": manifest.recipe.text,

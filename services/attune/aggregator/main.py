@@ -15,8 +15,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from attune import rpc
 from attune.aggregator.build import Builder, BuildRules
+from attune.aggregator.dataset_service import DatasetService
+from attune.aggregator.datasets import Workshop
 from attune.aggregator.dead_letters import DeadLetters, dead_letters_of
 from attune.aggregator.ingest import READER, Ingest
+from attune.aggregator.lake_service import LakeService
 from attune.aggregator.privacy.eraser import Eraser
 from attune.aggregator.privacy.guard import Guard
 from attune.aggregator.privacy.scrubber import Scrubber
@@ -208,6 +211,9 @@ async def serve(settings: Settings) -> None:
     dataset_pb2_grpc.add_ErasureServiceServicer_to_server(
         ErasureService(Erasures(settings.data / "erasures"), keys.end_user), server
     )
+    workshop = Workshop(settings.data / "datasets", place, BuildRules.from_settings(rules), keys.split)
+    dataset_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetService(workshop, personas), server)
+    dataset_pb2_grpc.add_LakeServiceServicer_to_server(LakeService(place, settings.lake.history_hours), server)
     answers = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(answers, server)
     for name in ("", *_SERVICES):

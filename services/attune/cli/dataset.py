@@ -1,5 +1,6 @@
 """`attune dataset`: build one now, list them, look at one, compare two, check that they are whole."""
 
+import json
 import sys
 import time
 from enum import StrEnum
@@ -8,23 +9,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attune.cli.options import ConfigOption, DataOption, read_settings
+from attune.cli.options import ConfigOption, DataOption, ServerOption, read_settings
 from attune.cli.progress import progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from rich.console import Console
     from rich.table import Table
 
-    from attune.aggregator.datasets import Bars, Difference, Portrait
-    from attune.lake.dataset import Dataset, Manifest
+    from attune.client.authorized import Authorized
+    from attune.v1 import dataset_pb2
 
 dataset_app = typer.Typer(help="Datasets: build, list, show, diff, verify.", no_args_is_help=True)
 
-TenantOption = Annotated[str, typer.Option("--tenant", metavar="NAME", help="Whose data.")]
 DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Its id, or as much as tells it from others.")]
 
+_DEADLINE_SECONDS = 60.0
+_LONG_SECONDS = 24 * 3600.0
 _BAR_CELLS = 40
 _PIPE_COLUMNS = 120
 
@@ -45,60 +48,64 @@ def build(
     recipe: Annotated[
         list[str] | None, typer.Option("--recipe", metavar="NAME", help="Again for more; without it the settings'.")
     ] = None,
-    engine: Annotated[Engine, typer.Option("--engine", help="DuckDB here, or Spark.")] = Engine.DUCKDB,
-    tenant: TenantOption = "default",
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="DuckDB, or Spark where the aggregator has it.")
+    ] = Engine.DUCKDB,
+    server: ServerOption = "",
     config: ConfigOption = None,
     data: DataOption = None,
 ) -> None:
     """Build a persona's datasets now, of what the lake holds. The trainer takes up a new one of thumbs by itself."""
-    from attune.aggregator.datasets import build_now
+    from attune.v1 import dataset_pb2
 
-    settings = read_settings(config, data)
-    console = _console(stderr=True)
-    with console.status("building"):
-        made = build_now(
-            settings, tenant, persona, recipe or (), engine=engine.value, now_unix_ms=time.time_ns() // 1_000_000
-        )
-    for dataset, is_new in made:
-        manifest = dataset.manifest
-        print(
-            f"{manifest.dataset_id} {manifest.recipe.name} of {manifest.persona}: {_counted(manifest)}"
-            + ("" if is_new else "; it was there already")
-        )
+    number = dataset_pb2.BuildDatasetsRequest.Engine.Value(f"ENGINE_{engine.name}")
+    request = dataset_pb2.BuildDatasetsRequest(persona=persona, recipes=recipe or (), engine=number)
+    with _service(config, data, server) as stub, _console(stderr=True).status("building") as status:
+        parts = stub.BuildDatasets(request, timeout=_LONG_SECONDS)
+        most = next(parts).datasets
+        for made, part in enumerate(parts, 1):
+            status.update(f"building, {made} of {most} done")
+            dataset = part.built.dataset
+            print(
+                f"{dataset.dataset_id} {dataset.recipe} of {dataset.persona}: {_counted(dataset)}"
+                + ("" if part.built.is_new else "; it was there already")
+            )
 
 
 @dataset_app.command("list")
 def list_them(
     *,
-    persona: Annotated[str | None, typer.Option("--persona", metavar="NAME", help="Only this persona's.")] = None,
-    recipe: Annotated[str | None, typer.Option("--recipe", metavar="NAME", help="Only by this recipe.")] = None,
-    tenant: TenantOption = "default",
+    persona: Annotated[str, typer.Option("--persona", metavar="NAME", help="Only this persona's.")] = "",
+    recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="Only by this recipe.")] = "",
+    most: Annotated[int, typer.Option("--most", min=1, max=1000, help="How many, the newest ones.")] = 100,
+    server: ServerOption = "",
     config: ConfigOption = None,
     data: DataOption = None,
 ) -> None:
     """List datasets, the newest first."""
-    from attune.lake.dataset import list_datasets
+    from attune.cli.policy import plain
+    from attune.v1 import dataset_pb2
 
-    folder = read_settings(config, data).data / "datasets"
+    request = dataset_pb2.ListDatasetsRequest(persona=persona, recipe=recipe, limit=most)
+    with _service(config, data, server) as stub:
+        found = stub.ListDatasets(request, timeout=_DEADLINE_SECONDS)
+    if not found.datasets:
+        print("no datasets")
+        return
     numbers = ("train", "held out", "left out", "KiB")
     table = _table("dataset", "recipe", "persona", "made (UTC)", *numbers, right=numbers)
-    found = list_datasets(folder, tenant, persona, recipe)
-    for dataset in reversed(found):
-        manifest = dataset.manifest
-        counts = [f"{sum(manifest.counts[part].values()):,}" for part in ("train", "heldout", "left_out")]
-        size = sum(file.bytes for file in manifest.files)
+    for dataset in found.datasets:
         table.add_row(
-            manifest.dataset_id,
-            manifest.recipe.name,
-            manifest.persona,
-            _time(manifest.created_unix_ms),
-            *counts,
-            f"{size / 1024:,.0f}",
+            plain(dataset.dataset_id),
+            plain(dataset.recipe),
+            plain(dataset.persona),
+            _time(dataset.created_unix_ms),
+            *(f"{sum(counts.values()):,}" for counts in (dataset.train, dataset.heldout, dataset.left_out)),
+            f"{dataset.bytes / 1024:,.0f}",
         )
-    if found:
-        _console().print(table)
-    else:
-        print(f"no datasets in {folder}")
+    _console().print(table)
+    if found.older:
+        print(f"and {found.older:,} older ones (--most)")
 
 
 @dataset_app.command("show")
@@ -106,17 +113,21 @@ def show(
     name: DatasetArgument,
     *,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with plots too.")] = None,
+    server: ServerOption = "",
     config: ConfigOption = None,
     data: DataOption = None,
 ) -> None:
     """Show what a dataset was made by, and draw its balance, people, ages, persona versions and weights."""
-    from attune.aggregator.datasets import portray
+    from attune.v1 import dataset_pb2
 
-    portrait = portray(_find(name, config, data))
+    with _service(config, data, server) as stub:
+        request = dataset_pb2.GetDatasetRequest(dataset_id=name)
+        with _console(stderr=True).status("reading"):
+            portrait = stub.GetDataset(request, timeout=_LONG_SECONDS)
     console = _console()
     console.print(_about(portrait))
     for bars in portrait.bars:
-        if bars.counts:
+        if bars.bars:
             console.print(_drawn(bars))
     if html is not None:
         from attune.cli.dataset_page import page
@@ -126,99 +137,104 @@ def show(
 
 
 @dataset_app.command("diff")
-def diff(first: DatasetArgument, second: DatasetArgument, config: ConfigOption = None, data: DataOption = None) -> None:
+def diff(
+    first: DatasetArgument,
+    second: DatasetArgument,
+    server: ServerOption = "",
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
     """Say what the second dataset has that the first has not, and the other way round."""
-    from attune.aggregator.datasets import difference
+    from attune.cli.policy import plain
+    from attune.v1 import dataset_pb2
 
-    found = difference(_find(first, config, data), _find(second, config, data))
+    request = dataset_pb2.CompareDatasetsRequest(first_id=first, second_id=second)
+    with _service(config, data, server) as stub, _console(stderr=True).status("comparing"):
+        found = stub.CompareDatasets(request, timeout=_LONG_SECONDS)
     for line in _said(found):
-        print(line)
+        _console().print(plain(line), soft_wrap=True)
 
 
 @dataset_app.command("verify")
 def verify(
     name: Annotated[str, typer.Argument(metavar="[DATASET]", help="Its id; without it all.")] = "",
+    server: ServerOption = "",
     config: ConfigOption = None,
     data: DataOption = None,
 ) -> None:
     """Check every byte against the manifest, and that the rows make the id. Exit status 1 when one is damaged."""
-    from attune.aggregator.datasets import find_dataset
-    from attune.aggregator.datasets import verify as check
-    from attune.errors import AttuneError, NotFound
+    from attune.v1 import dataset_pb2
 
-    folder = read_settings(config, data).data / "datasets"
-    names = [name] if name else sorted(path.parent.name for path in folder.glob("d-*/manifest.json"))
-    if not names:
-        raise NotFound(f"no datasets in {folder}")
     damaged = 0
-    with progress("datasets", len(names)) as shown:
-        for done, each in enumerate(names, 1):
-            try:
-                dataset = find_dataset(folder, each)
-                check(dataset)
-                print(f"{dataset.manifest.dataset_id}: whole")
-            except NotFound:
-                raise
-            except AttuneError as error:
-                damaged += 1
-                print(f"{each}: {error.message}")
-            shown(done)
+    with _service(config, data, server) as stub:
+        parts = stub.VerifyDatasets(dataset_pb2.VerifyDatasetsRequest(dataset_id=name), timeout=_LONG_SECONDS)
+        most = next(parts).datasets
+        with progress("datasets", most) as shown:
+            for done, part in enumerate(parts, 1):
+                checked = part.checked
+                print(f"{checked.dataset_id}: {checked.damage or 'whole'}")
+                damaged += bool(checked.damage)
+                shown(done)
+    if not most:
+        print("no datasets")
     if damaged:
         raise typer.Exit(1)
 
 
-def _find(name: str, config: Path | None, data: Path | None) -> "Dataset":
-    from attune.aggregator.datasets import find_dataset
+def _service(config: Path | None, data: Path | None, server: str) -> "AbstractContextManager[Authorized]":
+    from attune.cli.aggregator import asked
+    from attune.v1 import dataset_pb2_grpc
 
-    return find_dataset(read_settings(config, data).data / "datasets", name)
+    return asked(read_settings(config, data), server, dataset_pb2_grpc.DatasetServiceStub)
 
 
-def _facts(portrait: "Portrait") -> dict[str, str]:
-    manifest = portrait.manifest
-    return {
-        "recipe": manifest.recipe.name,
-        "tenant": manifest.tenant,
-        "persona": manifest.persona,
-        "made (UTC)": _time(manifest.created_unix_ms),
-        "examples": _counted(manifest),
+def _facts(portrait: "dataset_pb2.GetDatasetResponse") -> dict[str, str]:
+    dataset, settings = portrait.dataset, json.loads(portrait.settings_json)
+    examples = sum(dataset.train.values()) + sum(dataset.heldout.values())
+    facts = {
+        "recipe": dataset.recipe,
+        "persona": dataset.persona,
+        "made (UTC)": _time(dataset.created_unix_ms),
+        "examples": _counted(dataset),
         "people": f"{portrait.people:,}; one has a part in at most {portrait.most_by_one:,} examples",
-        "effective examples": f"{portrait.effective:,.1f} of {portrait.examples:,}, by their weights",
-        "settings": ", ".join(f"{name} = {value}" for name, value in sorted(manifest.settings.items())),
-        "table versions": ", ".join(f"{name} {version}" for name, version in sorted(manifest.table_versions.items())),
-        "files": f"{len(manifest.files)}, {sum(file.bytes for file in manifest.files):,} bytes",
+        "effective examples": f"{portrait.effective_examples:,.1f} of {examples:,}, by their weights",
+        "weighed otherwise": ", ".join(f"{count:,} {why}" for why, count in sorted(dataset.weighed.items()) if count),
+        "settings": ", ".join(f"{name} = {value}" for name, value in sorted(settings.items())),
+        "table versions": ", ".join(f"{name} {version}" for name, version in sorted(portrait.table_versions.items())),
+        "files": f"{dataset.files}, {dataset.bytes:,} bytes",
     }
+    return {name: value for name, value in facts.items() if value}
 
 
-def _about(portrait: "Portrait") -> "Table":
+def _about(portrait: "dataset_pb2.GetDatasetResponse") -> "Table":
     from attune.cli.policy import plain
 
-    table = _table(portrait.manifest.dataset_id, "")
+    table = _table(plain(portrait.dataset.dataset_id), "")
     for name, value in _facts(portrait).items():
         table.add_row(name, plain(value))
     return table
 
 
-def _drawn(bars: "Bars") -> "Table":
+def _drawn(bars: "dataset_pb2.Bars") -> "Table":
     """A bar for each class, the longest one as wide as there is room."""
     from attune.cli.policy import plain
 
     table = _table(bars.title, "", bars.unit, right=(bars.unit,))
-    most = max(bars.counts.values()) or 1
-    for name, count in bars.counts.items():
-        eighths = round(count / most * _BAR_CELLS * 8)
+    most = max(bar.count for bar in bars.bars) or 1
+    for each in bars.bars:
+        eighths = round(each.count / most * _BAR_CELLS * 8)
         bar = "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
-        table.add_row(plain(name), f"[cyan]{bar}[/]", f"{count:,}")
+        table.add_row(plain(each.name), f"[cyan]{bar}[/]", f"{each.count:,}")
     return table
 
 
-def _said(found: "Difference") -> list[str]:
+def _said(found: "dataset_pb2.CompareDatasetsResponse") -> list[str]:
     lines = [
-        f"{name}: {'changed' if name.endswith('text') else f'{old} -> {new}'}"
-        for name, (old, new) in found.made_by.items()
+        f"{one.name}: {'changed' if one.name.endswith('text') else f'{one.before} -> {one.after}'}"
+        for one in found.made_by
     ]
-    lines.append(
-        f"{found.kept:,} examples in both, {found.removed:,} only in the first, {found.added:,} only in the second"
-    )
+    only = f"{found.only_first:,} only in the first, {found.only_second:,} only in the second"
+    lines.append(f"{found.kept:,} examples in both, {only}")
     for count, what in (
         (found.relabelled, "have another label"),
         (found.reweighted, "another weight"),
@@ -229,13 +245,12 @@ def _said(found: "Difference") -> list[str]:
     return lines
 
 
-def _counted(manifest: "Manifest") -> str:
+def _counted(dataset: "dataset_pb2.Dataset") -> str:
     parts = []
-    for split, name in (("train", "to train on"), ("heldout", "held out")):
-        counts = manifest.counts[split]
-        labels = ", ".join(f"{count:,} {label}" for label, count in counts.items() if count)
+    for counts, name in ((dataset.train, "to train on"), (dataset.heldout, "held out")):
+        labels = ", ".join(f"{count:,} {label}" for label, count in sorted(counts.items()) if count)
         parts.append(f"{sum(counts.values()):,} {name}" + (f" ({labels})" if labels else ""))
-    return ", ".join([*parts, f"{sum(manifest.counts['left_out'].values()):,} left out"])
+    return ", ".join([*parts, f"{sum(dataset.left_out.values()):,} left out"])
 
 
 def _time(unix_ms: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from attune.aggregator.datasets import Bars, Portrait
+    from attune.v1 import dataset_pb2
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{name}</title>
@@ -25,18 +25,18 @@ pre {{ overflow-x: auto; background: #f5f5f5; padding: 1rem }}
 """
 
 
-def page(portrait: "Portrait", facts: Mapping[str, str]) -> str:
+def page(portrait: "dataset_pb2.GetDatasetResponse", facts: Mapping[str, str]) -> str:
     return _PAGE.format(
-        name=html.escape(portrait.manifest.dataset_id),
+        name=html.escape(portrait.dataset.dataset_id),
         facts="".join(
             f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in facts.items()
         ),
-        plots="\n".join(_plot(bars) for bars in portrait.bars if bars.counts),
-        recipe=html.escape(portrait.manifest.recipe.text),
+        plots="\n".join(_plot(bars) for bars in portrait.bars if bars.bars),
+        recipe=html.escape(portrait.recipe_text),
     )
 
 
-def _plot(bars: "Bars") -> str:
+def _plot(bars: "dataset_pb2.Bars") -> str:
     """SVG with text as text, the same for the same numbers."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -45,12 +45,12 @@ def _plot(bars: "Bars") -> str:
     with mpl.rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": "attune", "font.family": "sans-serif", "font.size": 10}
     ):
-        figure = Figure(figsize=(8, 0.9 + 0.3 * len(bars.counts)), layout="constrained")
+        figure = Figure(figsize=(8, 0.9 + 0.3 * len(bars.bars)), layout="constrained")
         axis = figure.add_subplot()
-        places = range(len(bars.counts))
-        drawn = axis.barh(places, list(bars.counts.values()), color="#2a7f9e")
-        axis.bar_label(drawn, labels=[f"{count:,}" for count in bars.counts.values()], padding=4)
-        axis.set_yticks(places, [name.replace("$", r"\$") for name in bars.counts])
+        places = range(len(bars.bars))
+        drawn = axis.barh(places, [bar.count for bar in bars.bars], color="#2a7f9e")
+        axis.bar_label(drawn, labels=[f"{bar.count:,}" for bar in bars.bars], padding=4)
+        axis.set_yticks(places, [bar.name.replace("$", r"\$") for bar in bars.bars])
         axis.invert_yaxis()
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_title(bars.title, loc="left", fontweight="bold")

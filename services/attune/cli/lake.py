@@ -1,74 +1,96 @@
-"""`attune lake`: what the lake holds, and keeping it in shape, beside an aggregator that runs."""
+"""`attune lake`: what the lake holds, and keeping it in shape, beside an aggregator that runs.
+
+`stats` and `optimize` ask the aggregator; `check` and `repair` work on the tables themselves, for with damaged ones an
+aggregator may not run.
+"""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attune.cli.options import ConfigOption, DataOption, read_settings
+from attune.cli.options import ConfigOption, DataOption, ServerOption, read_settings
 from attune.cli.progress import progress
 from attune.errors import DataLoss, NotFound
 
 if TYPE_CHECKING:
-    import datetime
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
+    from attune.client.authorized import Authorized
     from attune.lake.damage import DamagedFile
     from attune.lake.delta import LakeTable
     from attune.lake.lake import Lake
-    from attune.lake.place import Place
-    from attune.lake.upkeep import TableFigures
+    from attune.v1 import dataset_pb2
 
 lake_app = typer.Typer(help="The tables: what they hold, merging, damage.", no_args_is_help=True)
 
 
 _STEPS = 1000  # of a bar
+_TABLES = 3
 _PIPE_COLUMNS = 120
+_DEADLINE_SECONDS = 60.0
+_LONG_SECONDS = 24 * 3600.0
 
 
 @lake_app.command("stats")
-def stats(config: ConfigOption = None, data: DataOption = None) -> None:
+def stats(server: ServerOption = "", config: ConfigOption = None, data: DataOption = None) -> None:
     """Say what the tables hold, from their logs alone."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    place, figures = _figures(config, data)
+    from attune.cli.policy import plain
+    from attune.v1 import dataset_pb2
+
+    with _service(config, data, server) as stub:
+        told = stub.GetLakeStats(dataset_pb2.GetLakeStatsRequest(), timeout=_DEADLINE_SECONDS)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("table")
     for column in ("rows", "size", "files", "small", "version", "days"):
         table.add_column(column, justify="right", no_wrap=True)
     for column in ("came in", "changed (UTC)"):
         table.add_column(column, no_wrap=True)
-    for each in figures:
+    for each in told.tables:
         table.add_row(
-            each.name,
+            plain(each.name),
             f"{each.rows:,}",
             _size(each.bytes),
             f"{each.files:,}",
             f"{each.small_files:,}",
             str(each.version),
-            str(len(each.days) or "–"),
-            _days(each.days),
+            str(each.days or "–"),
+            _days(each),
             _time(each.changed_unix_ms),
         )
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
-    console.print(f"[bold]{place}[/]")
+    console.print(f"[bold]{plain(told.place)}[/]")
     console.print(table)
 
 
 @lake_app.command("optimize")
-def optimize(config: ConfigOption = None, data: DataOption = None) -> None:
+def optimize(server: ServerOption = "", config: ConfigOption = None, data: DataOption = None) -> None:
     """Merge small files, and delete what the tables' history no longer needs (lake.history_hours).
 
     The aggregator does the same every lake.optimize_minutes. Readers and writers go on meanwhile.
     """
-    from attune.lake.upkeep import optimize as run
+    from attune.v1 import dataset_pb2
 
-    for table in _lake(config, data).tables:
-        with progress(table.name, _STEPS) as show:
-            done = run(table, _shown(show))
-        print(f"{table.name}: {done.merged_files} files merged into {done.into_files}, {done.deleted_files} deleted")
+    with _service(config, data, server) as stub:
+        parts = stub.OptimizeLake(dataset_pb2.OptimizeLakeRequest(), timeout=_LONG_SECONDS)
+        tables = 0
+        with progress("tables", _STEPS) as show:
+            for part in parts:
+                if part.HasField("step"):
+                    show(_STEPS * tables // _TABLES + _STEPS * part.step.done // max(part.step.of, 1) // _TABLES)
+                    continue
+                tables += 1
+                done = part.optimized
+                print(
+                    f"{done.table}: {done.merged_files} files merged into {done.into_files}, "
+                    f"{done.deleted_files} deleted"
+                )
 
 
 @lake_app.command("check")
@@ -111,33 +133,25 @@ def repair(
             print(f"{table.name}: {len(left_out)} files left out")
 
 
-def _lake(config: "ConfigOption", data: "DataOption") -> "Lake":
+def _service(config: "Path | None", data: "Path | None", server: str) -> "AbstractContextManager[Authorized]":
+    from attune.cli.aggregator import asked
+    from attune.v1 import dataset_pb2_grpc
+
+    return asked(read_settings(config, data), server, dataset_pb2_grpc.LakeServiceStub)
+
+
+def _lake(config: "Path | None", data: "Path | None") -> "Lake":
     """Raises NotFound where none was made: looking at a lake does not make one."""
-    from attune.lake.lake import Lake
-
-    _figures(config, data)
-    settings = read_settings(config, data)
-    return Lake(_place(config, data), history_hours=settings.lake.history_hours)
-
-
-def _place(config: "ConfigOption", data: "DataOption") -> "Place":
-    from attune.lake.place import lake_place
-
-    settings = read_settings(config, data)
-    return lake_place(settings.lake, settings.data)
-
-
-def _figures(config: "ConfigOption", data: "DataOption") -> "tuple[Place, list[TableFigures]]":
     from attune.lake.delta import open_table
+    from attune.lake.lake import Lake
+    from attune.lake.place import lake_place
     from attune.lake.tables import SCHEMAS
-    from attune.lake.upkeep import figures_of
 
-    place = _place(config, data)
-    opened = {name: open_table(place / name) for name in SCHEMAS}
-    figures = [figures_of(name, handle) for name, handle in opened.items() if handle is not None]
-    if not figures:
+    settings = read_settings(config, data)
+    place = lake_place(settings.lake, settings.data)
+    if all(open_table(place / name) is None for name in SCHEMAS):
         raise NotFound(f"no lake in {place} yet")
-    return place, figures
+    return Lake(place, history_hours=settings.lake.history_hours)
 
 
 def _damage(table: "LakeTable") -> "list[DamagedFile]":
@@ -156,10 +170,8 @@ def _said(files: "list[DamagedFile]") -> str:
     return "\n  ".join([*lines, *(f"{file.name}: {file.reason}, {file.rows:,} rows" for file in files)])
 
 
-def _days(days: "Sequence[datetime.date]") -> str:
-    if not days:
-        return "–"
-    return str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
+def _days(table: "dataset_pb2.TableStats") -> str:
+    return " to ".join(dict.fromkeys((table.first_day, table.last_day))) or "–"
 
 
 def _size(count: float) -> str:

@@ -166,7 +166,7 @@ def newest_handles(place: Place) -> dict[str, DeltaTable]:
     try:
         return {name: load_table(place / name) for name in (RESPONSES, FEEDBACK)}
     except TableNotFoundError:
-        raise NotFound(f"{place} holds no lake yet") from None
+        raise NotFound("there is no lake yet: nothing was ingested") from None
 
 
 @contextlib.contextmanager

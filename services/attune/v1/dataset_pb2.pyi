@@ -831,3 +831,767 @@ class ExportSummary(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExportSummary: _TypeAlias = ExportSummary  # noqa: Y015
+
+@_typing.final
+class BuildDatasetsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Engine:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _EngineEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[BuildDatasetsRequest._Engine.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        ENGINE_UNSPECIFIED: BuildDatasetsRequest._Engine.ValueType  # 0
+        """DuckDB."""
+        ENGINE_DUCKDB: BuildDatasetsRequest._Engine.ValueType  # 1
+        ENGINE_SPARK: BuildDatasetsRequest._Engine.ValueType  # 2
+        """FAILED_PRECONDITION where the aggregator has no Spark."""
+
+    class Engine(_Engine, metaclass=_EngineEnumTypeWrapper): ...
+    ENGINE_UNSPECIFIED: BuildDatasetsRequest.Engine.ValueType  # 0
+    """DuckDB."""
+    ENGINE_DUCKDB: BuildDatasetsRequest.Engine.ValueType  # 1
+    ENGINE_SPARK: BuildDatasetsRequest.Engine.ValueType  # 2
+    """FAILED_PRECONDITION where the aggregator has no Spark."""
+
+    PERSONA_FIELD_NUMBER: _builtins.int
+    RECIPES_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    persona: _builtins.str
+    """Whose; the default persona's when it is empty."""
+    engine: Global___BuildDatasetsRequest.Engine.ValueType
+    @_builtins.property
+    def recipes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """By these recipes; without one, by those of the settings. At most 20."""
+
+    def __init__(
+        self,
+        *,
+        persona: _builtins.str = ...,
+        recipes: _abc.Iterable[_builtins.str] | None = ...,
+        engine: Global___BuildDatasetsRequest.Engine.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "persona", b"persona", "recipes", b"recipes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BuildDatasetsRequest: _TypeAlias = BuildDatasetsRequest  # noqa: Y015
+
+@_typing.final
+class BuildDatasetsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASETS_FIELD_NUMBER: _builtins.int
+    BUILT_FIELD_NUMBER: _builtins.int
+    datasets: _builtins.int
+    """First: how many datasets will come."""
+    @_builtins.property
+    def built(self) -> Global___BuiltDataset: ...
+    def __init__(
+        self,
+        *,
+        datasets: _builtins.int = ...,
+        built: Global___BuiltDataset | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["built", b"built", "datasets", b"datasets", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["built", b"built", "datasets", b"datasets", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["datasets", "built"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___BuildDatasetsResponse: _TypeAlias = BuildDatasetsResponse  # noqa: Y015
+
+@_typing.final
+class BuiltDataset(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    IS_NEW_FIELD_NUMBER: _builtins.int
+    is_new: _builtins.bool
+    """Whether it was not there before: the same events by the same recipe make the same dataset."""
+    @_builtins.property
+    def dataset(self) -> Global___Dataset: ...
+    def __init__(
+        self,
+        *,
+        dataset: Global___Dataset | None = ...,
+        is_new: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "is_new", b"is_new"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BuiltDataset: _TypeAlias = BuiltDataset  # noqa: Y015
+
+@_typing.final
+class Dataset(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class TrainEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class HeldoutEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class LeftOutEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class WeighedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DATASET_ID_FIELD_NUMBER: _builtins.int
+    PERSONA_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
+    CREATED_UNIX_MS_FIELD_NUMBER: _builtins.int
+    TRAIN_FIELD_NUMBER: _builtins.int
+    HELDOUT_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
+    WEIGHED_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    dataset_id: _builtins.str
+    persona: _builtins.str
+    recipe: _builtins.str
+    created_unix_ms: _builtins.int
+    bytes: _builtins.int
+    files: _builtins.int
+    @_builtins.property
+    def train(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many examples are in each split, by label."""
+
+    @_builtins.property
+    def heldout(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    @_builtins.property
+    def left_out(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many rows are no example, by reason."""
+
+    @_builtins.property
+    def weighed(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many examples weigh something else than their recipe says, by reason."""
+
+    def __init__(
+        self,
+        *,
+        dataset_id: _builtins.str = ...,
+        persona: _builtins.str = ...,
+        recipe: _builtins.str = ...,
+        created_unix_ms: _builtins.int = ...,
+        train: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        heldout: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        left_out: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        weighed: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        bytes: _builtins.int = ...,
+        files: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "created_unix_ms", b"created_unix_ms", "dataset_id", b"dataset_id", "files", b"files", "heldout", b"heldout", "left_out", b"left_out", "persona", b"persona", "recipe", b"recipe", "train", b"train", "weighed", b"weighed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Dataset: _TypeAlias = Dataset  # noqa: Y015
+
+@_typing.final
+class ListDatasetsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERSONA_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    persona: _builtins.str
+    """Only this persona's."""
+    recipe: _builtins.str
+    """Only by this recipe."""
+    limit: _builtins.int
+    """At most that many; 100 when it is 0, and never more than 1000."""
+    def __init__(
+        self,
+        *,
+        persona: _builtins.str = ...,
+        recipe: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "persona", b"persona", "recipe", b"recipe"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDatasetsRequest: _TypeAlias = ListDatasetsRequest  # noqa: Y015
+
+@_typing.final
+class ListDatasetsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASETS_FIELD_NUMBER: _builtins.int
+    OLDER_FIELD_NUMBER: _builtins.int
+    older: _builtins.int
+    """How many older ones were left out."""
+    @_builtins.property
+    def datasets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dataset]: ...
+    def __init__(
+        self,
+        *,
+        datasets: _abc.Iterable[Global___Dataset] | None = ...,
+        older: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "older", b"older"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDatasetsResponse: _TypeAlias = ListDatasetsResponse  # noqa: Y015
+
+@_typing.final
+class GetDatasetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_ID_FIELD_NUMBER: _builtins.int
+    dataset_id: _builtins.str
+    """Its id, or as much of its beginning as tells it from the tenant's others."""
+    def __init__(
+        self,
+        *,
+        dataset_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_id", b"dataset_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDatasetRequest: _TypeAlias = GetDatasetRequest  # noqa: Y015
+
+@_typing.final
+class GetDatasetResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class TableVersionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    RECIPE_TEXT_FIELD_NUMBER: _builtins.int
+    SETTINGS_JSON_FIELD_NUMBER: _builtins.int
+    TABLE_VERSIONS_FIELD_NUMBER: _builtins.int
+    PEOPLE_FIELD_NUMBER: _builtins.int
+    MOST_BY_ONE_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_EXAMPLES_FIELD_NUMBER: _builtins.int
+    BARS_FIELD_NUMBER: _builtins.int
+    recipe_text: _builtins.str
+    """The SQL, word for word."""
+    settings_json: _builtins.str
+    """JSON."""
+    people: _builtins.int
+    most_by_one: _builtins.int
+    """How many examples the person with the most has a part in."""
+    effective_examples: _builtins.float
+    """Kish's effective number of examples, (sum w)^2 / sum w^2."""
+    @_builtins.property
+    def dataset(self) -> Global___Dataset: ...
+    @_builtins.property
+    def table_versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Of the tables that it was made of; for the record."""
+
+    @_builtins.property
+    def bars(self) -> _containers.RepeatedCompositeFieldContainer[Global___Bars]:
+        """Balance, people, ages, persona versions, weights, what was left out."""
+
+    def __init__(
+        self,
+        *,
+        dataset: Global___Dataset | None = ...,
+        recipe_text: _builtins.str = ...,
+        settings_json: _builtins.str = ...,
+        table_versions: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        people: _builtins.int = ...,
+        most_by_one: _builtins.int = ...,
+        effective_examples: _builtins.float = ...,
+        bars: _abc.Iterable[Global___Bars] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bars", b"bars", "dataset", b"dataset", "effective_examples", b"effective_examples", "most_by_one", b"most_by_one", "people", b"people", "recipe_text", b"recipe_text", "settings_json", b"settings_json", "table_versions", b"table_versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDatasetResponse: _TypeAlias = GetDatasetResponse  # noqa: Y015
+
+@_typing.final
+class Bars(_message.Message):
+    """How many fall into each of some classes, in an order that means something."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Bar(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: _builtins.int
+        COUNT_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        count: _builtins.int
+        def __init__(
+            self,
+            *,
+            name: _builtins.str = ...,
+            count: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "name", b"name"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TITLE_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    BARS_FIELD_NUMBER: _builtins.int
+    title: _builtins.str
+    unit: _builtins.str
+    """What is counted: examples, people or rows."""
+    @_builtins.property
+    def bars(self) -> _containers.RepeatedCompositeFieldContainer[Global___Bars.Bar]: ...
+    def __init__(
+        self,
+        *,
+        title: _builtins.str = ...,
+        unit: _builtins.str = ...,
+        bars: _abc.Iterable[Global___Bars.Bar] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bars", b"bars", "title", b"title", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Bars: _TypeAlias = Bars  # noqa: Y015
+
+@_typing.final
+class CompareDatasetsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_ID_FIELD_NUMBER: _builtins.int
+    SECOND_ID_FIELD_NUMBER: _builtins.int
+    first_id: _builtins.str
+    """As GetDataset takes them."""
+    second_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        first_id: _builtins.str = ...,
+        second_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_id", b"first_id", "second_id", b"second_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareDatasetsRequest: _TypeAlias = CompareDatasetsRequest  # noqa: Y015
+
+@_typing.final
+class CompareDatasetsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Change(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: _builtins.int
+        BEFORE_FIELD_NUMBER: _builtins.int
+        AFTER_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        before: _builtins.str
+        after: _builtins.str
+        def __init__(
+            self,
+            *,
+            name: _builtins.str = ...,
+            before: _builtins.str = ...,
+            after: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "name", b"name"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MADE_BY_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    ONLY_FIRST_FIELD_NUMBER: _builtins.int
+    ONLY_SECOND_FIELD_NUMBER: _builtins.int
+    RELABELLED_FIELD_NUMBER: _builtins.int
+    REWEIGHTED_FIELD_NUMBER: _builtins.int
+    MOVED_FIELD_NUMBER: _builtins.int
+    kept: _builtins.int
+    only_first: _builtins.int
+    only_second: _builtins.int
+    relabelled: _builtins.int
+    """Of those in both."""
+    reweighted: _builtins.int
+    moved: _builtins.int
+    """Went to the other split."""
+    @_builtins.property
+    def made_by(self) -> _containers.RepeatedCompositeFieldContainer[Global___CompareDatasetsResponse.Change]:
+        """What they were made by, where it differs."""
+
+    def __init__(
+        self,
+        *,
+        made_by: _abc.Iterable[Global___CompareDatasetsResponse.Change] | None = ...,
+        kept: _builtins.int = ...,
+        only_first: _builtins.int = ...,
+        only_second: _builtins.int = ...,
+        relabelled: _builtins.int = ...,
+        reweighted: _builtins.int = ...,
+        moved: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "made_by", b"made_by", "moved", b"moved", "only_first", b"only_first", "only_second", b"only_second", "relabelled", b"relabelled", "reweighted", b"reweighted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareDatasetsResponse: _TypeAlias = CompareDatasetsResponse  # noqa: Y015
+
+@_typing.final
+class VerifyDatasetsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_ID_FIELD_NUMBER: _builtins.int
+    dataset_id: _builtins.str
+    """As GetDataset takes it; all of the tenant's when it is empty."""
+    def __init__(
+        self,
+        *,
+        dataset_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_id", b"dataset_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyDatasetsRequest: _TypeAlias = VerifyDatasetsRequest  # noqa: Y015
+
+@_typing.final
+class VerifyDatasetsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASETS_FIELD_NUMBER: _builtins.int
+    CHECKED_FIELD_NUMBER: _builtins.int
+    datasets: _builtins.int
+    """First: how many datasets will be checked."""
+    @_builtins.property
+    def checked(self) -> Global___CheckedDataset: ...
+    def __init__(
+        self,
+        *,
+        datasets: _builtins.int = ...,
+        checked: Global___CheckedDataset | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checked", b"checked", "datasets", b"datasets", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checked", b"checked", "datasets", b"datasets", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["datasets", "checked"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___VerifyDatasetsResponse: _TypeAlias = VerifyDatasetsResponse  # noqa: Y015
+
+@_typing.final
+class CheckedDataset(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_ID_FIELD_NUMBER: _builtins.int
+    DAMAGE_FIELD_NUMBER: _builtins.int
+    dataset_id: _builtins.str
+    damage: _builtins.str
+    """What is wrong with it, in a sentence; empty: it is whole."""
+    def __init__(
+        self,
+        *,
+        dataset_id: _builtins.str = ...,
+        damage: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["damage", b"damage", "dataset_id", b"dataset_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckedDataset: _TypeAlias = CheckedDataset  # noqa: Y015
+
+@_typing.final
+class GetLakeStatsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLakeStatsRequest: _TypeAlias = GetLakeStatsRequest  # noqa: Y015
+
+@_typing.final
+class GetLakeStatsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLACE_FIELD_NUMBER: _builtins.int
+    TABLES_FIELD_NUMBER: _builtins.int
+    place: _builtins.str
+    """Where the tables are."""
+    @_builtins.property
+    def tables(self) -> _containers.RepeatedCompositeFieldContainer[Global___TableStats]: ...
+    def __init__(
+        self,
+        *,
+        place: _builtins.str = ...,
+        tables: _abc.Iterable[Global___TableStats] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["place", b"place", "tables", b"tables"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLakeStatsResponse: _TypeAlias = GetLakeStatsResponse  # noqa: Y015
+
+@_typing.final
+class TableStats(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    SMALL_FILES_FIELD_NUMBER: _builtins.int
+    DAYS_FIELD_NUMBER: _builtins.int
+    FIRST_DAY_FIELD_NUMBER: _builtins.int
+    LAST_DAY_FIELD_NUMBER: _builtins.int
+    CHANGED_UNIX_MS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    version: _builtins.int
+    rows: _builtins.int
+    bytes: _builtins.int
+    files: _builtins.int
+    small_files: _builtins.int
+    """So small that merging them is worth it."""
+    days: _builtins.int
+    first_day: _builtins.str
+    """As 2026-11-21; empty for a table without days."""
+    last_day: _builtins.str
+    changed_unix_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        rows: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        files: _builtins.int = ...,
+        small_files: _builtins.int = ...,
+        days: _builtins.int = ...,
+        first_day: _builtins.str = ...,
+        last_day: _builtins.str = ...,
+        changed_unix_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "changed_unix_ms", b"changed_unix_ms", "days", b"days", "files", b"files", "first_day", b"first_day", "last_day", b"last_day", "name", b"name", "rows", b"rows", "small_files", b"small_files", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TableStats: _TypeAlias = TableStats  # noqa: Y015
+
+@_typing.final
+class OptimizeLakeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OptimizeLakeRequest: _TypeAlias = OptimizeLakeRequest  # noqa: Y015
+
+@_typing.final
+class OptimizeLakeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    OPTIMIZED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def step(self) -> Global___OptimizeStep: ...
+    @_builtins.property
+    def optimized(self) -> Global___OptimizedTable: ...
+    def __init__(
+        self,
+        *,
+        step: Global___OptimizeStep | None = ...,
+        optimized: Global___OptimizedTable | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["optimized", b"optimized", "part", b"part", "step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["optimized", b"optimized", "part", b"part", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["step", "optimized"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___OptimizeLakeResponse: _TypeAlias = OptimizeLakeResponse  # noqa: Y015
+
+@_typing.final
+class OptimizeStep(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TABLE_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    OF_FIELD_NUMBER: _builtins.int
+    table: _builtins.str
+    done: _builtins.int
+    of: _builtins.int
+    def __init__(
+        self,
+        *,
+        table: _builtins.str = ...,
+        done: _builtins.int = ...,
+        of: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "of", b"of", "table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OptimizeStep: _TypeAlias = OptimizeStep  # noqa: Y015
+
+@_typing.final
+class OptimizedTable(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TABLE_FIELD_NUMBER: _builtins.int
+    MERGED_FILES_FIELD_NUMBER: _builtins.int
+    INTO_FILES_FIELD_NUMBER: _builtins.int
+    DELETED_FILES_FIELD_NUMBER: _builtins.int
+    table: _builtins.str
+    merged_files: _builtins.int
+    into_files: _builtins.int
+    deleted_files: _builtins.int
+    def __init__(
+        self,
+        *,
+        table: _builtins.str = ...,
+        merged_files: _builtins.int = ...,
+        into_files: _builtins.int = ...,
+        deleted_files: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_files", b"deleted_files", "into_files", b"into_files", "merged_files", b"merged_files", "table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OptimizedTable: _TypeAlias = OptimizedTable  # noqa: Y015

@@ -333,3 +333,376 @@ class ErasureService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class DatasetServiceStub:
+    """For whoever operates a tenant, and of that tenant's datasets alone.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.BuildDatasets = channel.unary_stream(
+                '/attune.v1.DatasetService/BuildDatasets',
+                request_serializer=attune_dot_v1_dot_dataset__pb2.BuildDatasetsRequest.SerializeToString,
+                response_deserializer=attune_dot_v1_dot_dataset__pb2.BuildDatasetsResponse.FromString,
+                _registered_method=True)
+        self.ListDatasets = channel.unary_unary(
+                '/attune.v1.DatasetService/ListDatasets',
+                request_serializer=attune_dot_v1_dot_dataset__pb2.ListDatasetsRequest.SerializeToString,
+                response_deserializer=attune_dot_v1_dot_dataset__pb2.ListDatasetsResponse.FromString,
+                _registered_method=True)
+        self.GetDataset = channel.unary_unary(
+                '/attune.v1.DatasetService/GetDataset',
+                request_serializer=attune_dot_v1_dot_dataset__pb2.GetDatasetRequest.SerializeToString,
+                response_deserializer=attune_dot_v1_dot_dataset__pb2.GetDatasetResponse.FromString,
+                _registered_method=True)
+        self.CompareDatasets = channel.unary_unary(
+                '/attune.v1.DatasetService/CompareDatasets',
+                request_serializer=attune_dot_v1_dot_dataset__pb2.CompareDatasetsRequest.SerializeToString,
+                response_deserializer=attune_dot_v1_dot_dataset__pb2.CompareDatasetsResponse.FromString,
+                _registered_method=True)
+        self.VerifyDatasets = channel.unary_stream(
+                '/attune.v1.DatasetService/VerifyDatasets',
+                request_serializer=attune_dot_v1_dot_dataset__pb2.VerifyDatasetsRequest.SerializeToString,
+                response_deserializer=attune_dot_v1_dot_dataset__pb2.VerifyDatasetsResponse.FromString,
+                _registered_method=True)
+
+
+class DatasetServiceServicer:
+    """For whoever operates a tenant, and of that tenant's datasets alone.
+    """
+
+    def BuildDatasets(self, request, context):
+        """Builds a persona's datasets now, of what the lake holds, and says each as it is there. A caller that goes away does
+        not stop it. One build at a time: RESOURCE_EXHAUSTED beside another.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDatasets(self, request, context):
+        """The newest first, from their manifests alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDataset(self, request, context):
+        """What a dataset was made by, and what it looks like.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareDatasets(self, request, context):
+        """What the second dataset has that the first has not, and the other way round.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyDatasets(self, request, context):
+        """Reads every byte, and says of each dataset whether it is what its manifest says.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_DatasetServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'BuildDatasets': grpc.unary_stream_rpc_method_handler(
+                    servicer.BuildDatasets,
+                    request_deserializer=attune_dot_v1_dot_dataset__pb2.BuildDatasetsRequest.FromString,
+                    response_serializer=attune_dot_v1_dot_dataset__pb2.BuildDatasetsResponse.SerializeToString,
+            ),
+            'ListDatasets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDatasets,
+                    request_deserializer=attune_dot_v1_dot_dataset__pb2.ListDatasetsRequest.FromString,
+                    response_serializer=attune_dot_v1_dot_dataset__pb2.ListDatasetsResponse.SerializeToString,
+            ),
+            'GetDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDataset,
+                    request_deserializer=attune_dot_v1_dot_dataset__pb2.GetDatasetRequest.FromString,
+                    response_serializer=attune_dot_v1_dot_dataset__pb2.GetDatasetResponse.SerializeToString,
+            ),
+            'CompareDatasets': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareDatasets,
+                    request_deserializer=attune_dot_v1_dot_dataset__pb2.CompareDatasetsRequest.FromString,
+                    response_serializer=attune_dot_v1_dot_dataset__pb2.CompareDatasetsResponse.SerializeToString,
+            ),
+            'VerifyDatasets': grpc.unary_stream_rpc_method_handler(
+                    servicer.VerifyDatasets,
+                    request_deserializer=attune_dot_v1_dot_dataset__pb2.VerifyDatasetsRequest.FromString,
+                    response_serializer=attune_dot_v1_dot_dataset__pb2.VerifyDatasetsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'attune.v1.DatasetService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('attune.v1.DatasetService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class DatasetService:
+    """For whoever operates a tenant, and of that tenant's datasets alone.
+    """
+
+    @staticmethod
+    def BuildDatasets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/attune.v1.DatasetService/BuildDatasets',
+            attune_dot_v1_dot_dataset__pb2.BuildDatasetsRequest.SerializeToString,
+            attune_dot_v1_dot_dataset__pb2.BuildDatasetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDatasets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/attune.v1.DatasetService/ListDatasets',
+            attune_dot_v1_dot_dataset__pb2.ListDatasetsRequest.SerializeToString,
+            attune_dot_v1_dot_dataset__pb2.ListDatasetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/attune.v1.DatasetService/GetDataset',
+            attune_dot_v1_dot_dataset__pb2.GetDatasetRequest.SerializeToString,
+            attune_dot_v1_dot_dataset__pb2.GetDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareDatasets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/attune.v1.DatasetService/CompareDatasets',
+            attune_dot_v1_dot_dataset__pb2.CompareDatasetsRequest.SerializeToString,
+            attune_dot_v1_dot_dataset__pb2.CompareDatasetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyDatasets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/attune.v1.DatasetService/VerifyDatasets',
+            attune_dot_v1_dot_dataset__pb2.VerifyDatasetsRequest.SerializeToString,
+            attune_dot_v1_dot_dataset__pb2.VerifyDatasetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class LakeServiceStub:
+    """The tables are all tenants' together: only keys of the tenant `default` may ask, others get PERMISSION_DENIED.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.GetLakeStats = channel.unary_unary(
+                '/attune.v1.LakeService/GetLakeStats',
+                request_serializer=attune_dot_v1_dot_dataset__pb2.GetLakeStatsRequest.SerializeToString,
+                response_deserializer=attune_dot_v1_dot_dataset__pb2.GetLakeStatsResponse.FromString,
+                _registered_method=True)
+        self.OptimizeLake = channel.unary_stream(
+                '/attune.v1.LakeService/OptimizeLake',
+                request_serializer=attune_dot_v1_dot_dataset__pb2.OptimizeLakeRequest.SerializeToString,
+                response_deserializer=attune_dot_v1_dot_dataset__pb2.OptimizeLakeResponse.FromString,
+                _registered_method=True)
+
+
+class LakeServiceServicer:
+    """The tables are all tenants' together: only keys of the tenant `default` may ask, others get PERMISSION_DENIED.
+    """
+
+    def GetLakeStats(self, request, context):
+        """What the tables hold, from their logs alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OptimizeLake(self, request, context):
+        """Merges small files and deletes what no history needs, table by table. A caller that goes away does not stop it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_LakeServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'GetLakeStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLakeStats,
+                    request_deserializer=attune_dot_v1_dot_dataset__pb2.GetLakeStatsRequest.FromString,
+                    response_serializer=attune_dot_v1_dot_dataset__pb2.GetLakeStatsResponse.SerializeToString,
+            ),
+            'OptimizeLake': grpc.unary_stream_rpc_method_handler(
+                    servicer.OptimizeLake,
+                    request_deserializer=attune_dot_v1_dot_dataset__pb2.OptimizeLakeRequest.FromString,
+                    response_serializer=attune_dot_v1_dot_dataset__pb2.OptimizeLakeResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'attune.v1.LakeService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('attune.v1.LakeService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class LakeService:
+    """The tables are all tenants' together: only keys of the tenant `default` may ask, others get PERMISSION_DENIED.
+    """
+
+    @staticmethod
+    def GetLakeStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/attune.v1.LakeService/GetLakeStats',
+            attune_dot_v1_dot_dataset__pb2.GetLakeStatsRequest.SerializeToString,
+            attune_dot_v1_dot_dataset__pb2.GetLakeStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OptimizeLake(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/attune.v1.LakeService/OptimizeLake',
+            attune_dot_v1_dot_dataset__pb2.OptimizeLakeRequest.SerializeToString,
+            attune_dot_v1_dot_dataset__pb2.OptimizeLakeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

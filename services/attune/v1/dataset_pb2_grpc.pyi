@@ -142,3 +142,131 @@ class ErasureServiceServicer(metaclass=_abc_1.ABCMeta):
         """The tenant's, the newest first, at most 200."""
 
 def add_ErasureServiceServicer_to_server(servicer: ErasureServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class DatasetServiceStub:
+    """For whoever operates a tenant, and of that tenant's datasets alone."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> DatasetServiceAsyncStub: ...
+    BuildDatasets: _grpc.UnaryStreamMultiCallable[_dataset_pb2.BuildDatasetsRequest, _dataset_pb2.BuildDatasetsResponse]
+    """Builds a persona's datasets now, of what the lake holds, and says each as it is there. A caller that goes away does
+    not stop it. One build at a time: RESOURCE_EXHAUSTED beside another.
+    """
+    ListDatasets: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.ListDatasetsRequest, _dataset_pb2.ListDatasetsResponse]
+    """The newest first, from their manifests alone."""
+    GetDataset: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.GetDatasetRequest, _dataset_pb2.GetDatasetResponse]
+    """What a dataset was made by, and what it looks like."""
+    CompareDatasets: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.CompareDatasetsRequest, _dataset_pb2.CompareDatasetsResponse]
+    """What the second dataset has that the first has not, and the other way round."""
+    VerifyDatasets: _grpc.UnaryStreamMultiCallable[_dataset_pb2.VerifyDatasetsRequest, _dataset_pb2.VerifyDatasetsResponse]
+    """Reads every byte, and says of each dataset whether it is what its manifest says."""
+
+@_typing.type_check_only
+class DatasetServiceAsyncStub(DatasetServiceStub):
+    """For whoever operates a tenant, and of that tenant's datasets alone."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    BuildDatasets: _aio.UnaryStreamMultiCallable[_dataset_pb2.BuildDatasetsRequest, _dataset_pb2.BuildDatasetsResponse]  # type: ignore[assignment]
+    """Builds a persona's datasets now, of what the lake holds, and says each as it is there. A caller that goes away does
+    not stop it. One build at a time: RESOURCE_EXHAUSTED beside another.
+    """
+    ListDatasets: _aio.UnaryUnaryMultiCallable[_dataset_pb2.ListDatasetsRequest, _dataset_pb2.ListDatasetsResponse]  # type: ignore[assignment]
+    """The newest first, from their manifests alone."""
+    GetDataset: _aio.UnaryUnaryMultiCallable[_dataset_pb2.GetDatasetRequest, _dataset_pb2.GetDatasetResponse]  # type: ignore[assignment]
+    """What a dataset was made by, and what it looks like."""
+    CompareDatasets: _aio.UnaryUnaryMultiCallable[_dataset_pb2.CompareDatasetsRequest, _dataset_pb2.CompareDatasetsResponse]  # type: ignore[assignment]
+    """What the second dataset has that the first has not, and the other way round."""
+    VerifyDatasets: _aio.UnaryStreamMultiCallable[_dataset_pb2.VerifyDatasetsRequest, _dataset_pb2.VerifyDatasetsResponse]  # type: ignore[assignment]
+    """Reads every byte, and says of each dataset whether it is what its manifest says."""
+
+class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
+    """For whoever operates a tenant, and of that tenant's datasets alone."""
+
+    @_abc_1.abstractmethod
+    def BuildDatasets(
+        self,
+        request: _dataset_pb2.BuildDatasetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_dataset_pb2.BuildDatasetsResponse], _abc.AsyncIterator[_dataset_pb2.BuildDatasetsResponse]]:
+        """Builds a persona's datasets now, of what the lake holds, and says each as it is there. A caller that goes away does
+        not stop it. One build at a time: RESOURCE_EXHAUSTED beside another.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDatasets(
+        self,
+        request: _dataset_pb2.ListDatasetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_pb2.ListDatasetsResponse, _abc.Awaitable[_dataset_pb2.ListDatasetsResponse]]:
+        """The newest first, from their manifests alone."""
+
+    @_abc_1.abstractmethod
+    def GetDataset(
+        self,
+        request: _dataset_pb2.GetDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_pb2.GetDatasetResponse, _abc.Awaitable[_dataset_pb2.GetDatasetResponse]]:
+        """What a dataset was made by, and what it looks like."""
+
+    @_abc_1.abstractmethod
+    def CompareDatasets(
+        self,
+        request: _dataset_pb2.CompareDatasetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_pb2.CompareDatasetsResponse, _abc.Awaitable[_dataset_pb2.CompareDatasetsResponse]]:
+        """What the second dataset has that the first has not, and the other way round."""
+
+    @_abc_1.abstractmethod
+    def VerifyDatasets(
+        self,
+        request: _dataset_pb2.VerifyDatasetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_dataset_pb2.VerifyDatasetsResponse], _abc.AsyncIterator[_dataset_pb2.VerifyDatasetsResponse]]:
+        """Reads every byte, and says of each dataset whether it is what its manifest says."""
+
+def add_DatasetServiceServicer_to_server(servicer: DatasetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class LakeServiceStub:
+    """The tables are all tenants' together: only keys of the tenant `default` may ask, others get PERMISSION_DENIED."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> LakeServiceAsyncStub: ...
+    GetLakeStats: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.GetLakeStatsRequest, _dataset_pb2.GetLakeStatsResponse]
+    """What the tables hold, from their logs alone."""
+    OptimizeLake: _grpc.UnaryStreamMultiCallable[_dataset_pb2.OptimizeLakeRequest, _dataset_pb2.OptimizeLakeResponse]
+    """Merges small files and deletes what no history needs, table by table. A caller that goes away does not stop it."""
+
+@_typing.type_check_only
+class LakeServiceAsyncStub(LakeServiceStub):
+    """The tables are all tenants' together: only keys of the tenant `default` may ask, others get PERMISSION_DENIED."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    GetLakeStats: _aio.UnaryUnaryMultiCallable[_dataset_pb2.GetLakeStatsRequest, _dataset_pb2.GetLakeStatsResponse]  # type: ignore[assignment]
+    """What the tables hold, from their logs alone."""
+    OptimizeLake: _aio.UnaryStreamMultiCallable[_dataset_pb2.OptimizeLakeRequest, _dataset_pb2.OptimizeLakeResponse]  # type: ignore[assignment]
+    """Merges small files and deletes what no history needs, table by table. A caller that goes away does not stop it."""
+
+class LakeServiceServicer(metaclass=_abc_1.ABCMeta):
+    """The tables are all tenants' together: only keys of the tenant `default` may ask, others get PERMISSION_DENIED."""
+
+    @_abc_1.abstractmethod
+    def GetLakeStats(
+        self,
+        request: _dataset_pb2.GetLakeStatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_pb2.GetLakeStatsResponse, _abc.Awaitable[_dataset_pb2.GetLakeStatsResponse]]:
+        """What the tables hold, from their logs alone."""
+
+    @_abc_1.abstractmethod
+    def OptimizeLake(
+        self,
+        request: _dataset_pb2.OptimizeLakeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_dataset_pb2.OptimizeLakeResponse], _abc.AsyncIterator[_dataset_pb2.OptimizeLakeResponse]]:
+        """Merges small files and deletes what no history needs, table by table. A caller that goes away does not stop it."""
+
+def add_LakeServiceServicer_to_server(servicer: LakeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

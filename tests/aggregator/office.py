@@ -1,0 +1,74 @@
+"""What operators ask an aggregator, on a data folder that a test fills: a server in a thread, as commands find it."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from attune import rpc
+from attune.access import Role
+from attune.aggregator.build import BuildRules
+from attune.aggregator.dataset_service import DatasetService
+from attune.aggregator.datasets import Workshop
+from attune.aggregator.lake_service import LakeService
+from attune.keys import Keys
+from attune.personas import Personas, PersonaVersions
+from attune.personas.api_keys import KeyStore
+from attune.runtime import write_endpoints
+from attune.settings import Settings
+from attune.v1 import dataset_pb2_grpc
+from tests.persona_files import apply
+
+WINDOW_DAYS = 3650.0  # the events of tests are of a time long ago
+
+
+class Office:
+    """The commands of this machine come in with a key of the tenant `default`."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.access = KeyStore(data / "access")
+        self.key = self.access.create("default", (Role.OPERATE,))
+        (data / "access" / "development.key").write_text(self.key)
+        apply(data, "concierge", 'system_prompt = "Answer."')
+        self.port = 0
+
+    def add_services(self, server: Any) -> None:
+        settings = Settings()
+        rules = BuildRules(1, WINDOW_DAYS, settings.aggregator.heldout_share)
+        keys = Keys.load_or_create(self.data / "keys")
+        lake = self.data / "lake"
+        workshop = Workshop(self.data / "datasets", lake, rules, keys.split)
+        personas = Personas(PersonaVersions(self.data / "personas"), "concierge")
+        dataset_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetService(workshop, personas), server)
+        dataset_pb2_grpc.add_LakeServiceServicer_to_server(LakeService(lake, 6), server)
+
+
+@contextlib.contextmanager
+def open_office(data: Path) -> Iterator[Office]:
+    """Until the block ends; the port stands where commands look for it."""
+    office = Office(data)
+    loop = asyncio.new_event_loop()
+    started, stopping = threading.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        server = rpc.build_server(office.access, max_message_bytes=1 << 16)
+        office.add_services(server)
+        office.port = rpc.bind(server, "127.0.0.1", 0, None)
+        await server.start()
+        write_endpoints(data, "aggregator", grpc=office.port)
+        started.set()
+        await stopping.wait()
+        await server.stop(None)
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    try:
+        assert started.wait(30)
+        yield office
+    finally:
+        loop.call_soon_threadsafe(stopping.set)
+        thread.join(30)
+        loop.close()
