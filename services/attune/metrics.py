@@ -73,6 +73,7 @@ DEAD_LETTERS = Counter("attune_dead_letters_total", "Records that could not be r
 MASKED = Counter(
     "attune_privacy_masked_total", "Pieces of personal data masked before the lake, by kind.", ["table", "kind"]
 )
+EXPIRED = Counter("attune_lake_expired_total", "Rows deleted because their tenant keeps them no longer.", ["table"])
 ERASURES_RUNNING = Gauge("attune_erasures_running", "People whose erasure has begun and is not done.")
 LAKE_DROPPED = Counter(
     "attune_lake_dropped_total", "Rows of people who were erased that came late, and were dropped.", ["table"]

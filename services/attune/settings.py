@@ -97,6 +97,9 @@ class TenantSettings(_Section):
 
     store: bool = Field(True, description="Whether exchanges are stored where a request does not say.")
     train: bool = Field(True, description="Whether policies may learn from them where a request does not say.")
+    retention_days: float | None = Field(
+        None, gt=0, le=36500, description="How long what is said is kept; absent: as privacy.retention_days."
+    )
 
 
 class EngineSettings(_Section):
@@ -297,6 +300,9 @@ class PrivacySettings(_Section):
         50, gt=0, le=10_000, description="How long one of them may look at a text; then all of the text is masked."
     )
 
+    retention_days: float | None = Field(
+        None, gt=0, le=36500, description="How long what is said is kept in lake and datasets; absent: for ever."
+    )
     withdraw_hours: float = Field(
         24,
         ge=0,

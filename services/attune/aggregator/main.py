@@ -22,6 +22,7 @@ from attune.aggregator.ingest import READER, Ingest
 from attune.aggregator.lake_service import LakeService
 from attune.aggregator.privacy.eraser import Eraser
 from attune.aggregator.privacy.guard import Guard
+from attune.aggregator.privacy.retention import Limits, Retention
 from attune.aggregator.privacy.scrubber import Scrubber
 from attune.aggregator.privacy.service import ErasureService
 from attune.aggregator.receipt_index import ReceiptIndex, keep_up_to_date
@@ -52,7 +53,7 @@ _DRAIN_SECONDS = 10.0
 _COUNT_SECONDS = 2.0
 # A build that fails has read a lot by then.
 _TRY_SECONDS = 10.0
-_ERASING = "erasures"
+_FORGETTING = "forgetting"
 _STOP_SECONDS = 2.0
 _MAX_MESSAGE_BYTES = 1 << 16
 _SERVICES = tuple(service.full_name for service in dataset_pb2.DESCRIPTOR.services_by_name.values())
@@ -72,6 +73,7 @@ class Aggregator:
         batch_records: int,
         guard: Guard,
         eraser: Eraser | None = None,
+        retention: Retention | None = None,
         dead_letters: DeadLetters | None = None,
         reached: Callable[[str], None] = lambda _step: None,
     ) -> None:
@@ -83,6 +85,7 @@ class Aggregator:
         self._batch_records = batch_records
         self._guard = guard
         self._eraser = eraser
+        self._retention = retention
         self._responses, self._feedback = (
             Ingest(
                 log,
@@ -106,8 +109,7 @@ class Aggregator:
             try:
                 self._guard.refresh()
                 more = self.ingest()
-                if self._eraser is not None and self._leases.hold(_ERASING):
-                    self._eraser.turn()
+                self.forget()
                 self.build()
             except (AttuneError, OSError) as error:
                 logger.error("aggregation failed and is tried again", extra={"reason": str(error)})
@@ -115,9 +117,16 @@ class Aggregator:
             if not more:
                 stopping.wait(poll_seconds)
         self._drain()
-        self._leases.release(_ERASING)
+        self._leases.release(_FORGETTING)
         for persona in self._personas:
             self._leases.release(f"{persona.tenant}.{persona.name}")
+
+    def forget(self) -> None:
+        """People who asked for it, and what is too old; one aggregator at a time."""
+        if self._eraser is None or self._retention is None or not self._leases.hold(_FORGETTING):
+            return
+        self._eraser.turn()
+        self._retention.turn()
 
     def ingest(self) -> bool:
         """One batch of each topic; whether some batch was full, so that there is surely more."""
@@ -272,6 +281,7 @@ def aggregate(
             batch_records=rules.batch_records,
             guard=guard,
             eraser=eraser,
+            retention=Retention(Limits.from_settings(settings), lake, builder.folder, index, now_unix_ms),
             dead_letters=dead_letters_of(settings.kafka, lake),
         )
         aggregator.run(stopping, rules.poll_seconds)

@@ -112,6 +112,11 @@ class LakeTable:
         with _reported(self.place):
             return self._files_since(since).to_table(columns=columns)
 
+    def read_where(self, wanted: pc.Expression, columns: Sequence[str]) -> pa.Table:
+        """Rows, as ingested, of which an expression holds."""
+        with _reported(self.place):
+            return self._handle.to_pyarrow_dataset().to_table(columns=list(columns), filter=wanted)
+
     def find(
         self, column: str, values: Sequence[Any], columns: Sequence[str], since: datetime.date | None = None
     ) -> pa.Table:
