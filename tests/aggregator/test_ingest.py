@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from prometheus_client import REGISTRY
 
 from attune.aggregator.ingest import Ingest, SeenIds
 from attune.errors import AttuneError
-from attune.eventlog import FEEDBACK, RESPONSES
+from attune.eventlog import FEEDBACK, RESPONSES, Record, SqliteLogReader
 from attune.lake.audit import audit, count_ids
 from attune.lake.lake import Lake
 from attune.lake.tables import to_arrow
@@ -214,6 +215,45 @@ def test_a_lake_behind_what_the_log_has_trimmed_is_an_alarm(plant: Plant, tmp_pa
     assert fresh.ingest(RESPONSES).poll() == 0
     assert alarms() == before + 1
     assert fresh.ids("responses") == []
+
+
+class MadeAnewMeanwhile(SqliteLogReader):
+    """Another log takes the place of this one between a look at what it holds and the reading of it."""
+
+    def __init__(self, folder: Path, make_anew: Callable[[], None]) -> None:
+        super().__init__(folder)
+        self._make_anew = make_anew
+
+    def read(self, topic: str, partition: int, offset: int, limit_records: int, limit_bytes: int) -> list[Record]:
+        self._make_anew()
+        self.ranges(topic)
+        return super().read(topic, partition, offset, limit_records, limit_bytes)
+
+
+def test_a_log_that_is_made_anew_between_two_looks_is_not_taken_for_the_old_one(plant: Plant, tmp_path: Path) -> None:
+    plant.append(*[response_event(n) for n in range(3)])
+    plant.ingest_all()
+    old = f"{plant.log.log_id(RESPONSES)}/{RESPONSES}/0"
+    plant.append(response_event(3))
+    other = tmp_path / "other"
+    fresh = Plant(other)
+    fresh.append(*[response_event(n) for n in range(100, 106)])
+    fresh.close()
+
+    def make_anew() -> None:
+        if other.exists():
+            (plant.folder / "spool").rename(tmp_path / "gone")
+            (other / "spool").rename(plant.folder / "spool")
+            (other / "lake").rename(tmp_path / "empty")
+            other.rmdir()
+
+    reader = MadeAnewMeanwhile(plant.folder / "spool", make_anew)
+    ingest = Ingest(reader, plant.another().lake, RESPONSES, batch_records=10)
+    for _ in range(3):
+        ingest.poll()
+    reader.close()
+    assert plant.ids("responses") == ids_of(response_event(n) for n in (0, 1, 2, *range(100, 106)))
+    assert plant.another().lake.responses.next_offset(old) == 3
 
 
 def test_a_new_log_begins_at_its_own_beginning(plant: Plant, tmp_path: Path) -> None:

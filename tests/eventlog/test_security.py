@@ -33,7 +33,7 @@ class Guarded:
     client: Issued
 
     def settings(self, server: str, **changes: object) -> KafkaSettings:
-        given = {"tls": True, "ca": self.authority.certificate, "request_seconds": 3, "delivery_seconds": 3}
+        given = {"tls": True, "ca": self.authority.certificate, "request_seconds": 1.5, "delivery_seconds": 3}
         return KafkaSettings.model_validate({"servers": [server], "topic_prefix": TOPIC_PREFIX, **given, **changes})
 
     def login(self, mechanism: str = "PLAIN", password: str = PASSWORD, **changes: object) -> KafkaSettings:

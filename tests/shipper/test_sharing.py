@@ -60,8 +60,6 @@ def test_partitions_are_shared_and_move_while_they_are_read(broker: LocalBroker,
         until(are_shared, 20)
         members.append(Member(ferry))
         until(are_shared, 40)
-        members.append(Member(ferry))
-        until(are_shared, 40)
         members.pop(0).leave()
         until(are_shared, 40)
         ferry.ship_all()

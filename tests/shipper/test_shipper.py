@@ -85,6 +85,23 @@ def test_a_record_that_kafka_refuses_for_good_is_set_aside_and_the_others_go_on(
     assert metric("attune_shipper_refused_total", topic=RESPONSES) == before + 1
 
 
+def test_a_record_that_cannot_be_set_aside_holds_up_what_is_behind_it_and_nothing_is_lost(ferry: Ferry) -> None:
+    huge = response_event(2, text="x" * (2 << 20)).SerializeToString()
+    ferry.append(response_event(1), huge, response_event(3), topic=RESPONSES)
+    in_the_way = ferry.folder / "spool" / "refused.sqlite"
+    in_the_way.mkdir()
+    shipper = ferry.shipper()
+    for _ in range(2):
+        with pytest.raises(AttuneError, match=r"refused\.sqlite cannot be used now"):
+            shipper.poll()
+        assert ferry.spool.positions("shipper") == {(RESPONSES, 0): 1}
+    in_the_way.rmdir()
+    ferry.ship_all()
+    ferry.ingest_all()
+    assert ferry.ids() == sorted(ferry.acknowledged)
+    assert len(list(ferry.refused.read())) == 1
+
+
 STEPS = ["read", "sent", "set aside", "positioned"]
 
 _KILLED_AT = """
@@ -127,6 +144,39 @@ def test_killed_at_any_step_nothing_is_lost_and_nothing_comes_in_twice(ferry: Fe
     ferry.ingest_all()
     assert ferry.ids() == sorted(ferry.acknowledged)
     assert [kept.record.payload for kept in ferry.refused.read()] == [huge]
+
+
+def test_the_process_goes_on_where_it_was_killed_and_stops_in_order(ferry: Ferry) -> None:
+    def start() -> "subprocess.Popen[bytes]":
+        settings = {
+            "ATTUNE_DATA": str(ferry.folder),
+            "ATTUNE_KAFKA__SERVERS": ",".join(ferry.cluster.servers),
+            "ATTUNE_KAFKA__TOPIC_PREFIX": ferry.cluster.topic_prefix,
+            "ATTUNE_SHIPPER__METRICS_PORT": "0",
+        }
+        command = [sys.executable, "-m", "attune.shipper.main"]
+        return subprocess.Popen(command, env={**os.environ, **settings}, stderr=subprocess.PIPE)
+
+    process = start()
+    try:
+        ferry.append(*[response_event(n) for n in range(100)])
+        eventually(ferry.is_shipped, 20)
+        process.kill()
+        process.wait()
+        ferry.append(*[response_event(n) for n in range(100, 200)])
+        process = start()
+        eventually(ferry.is_shipped, 20)
+        process.send_signal(signal.SIGSTOP)
+        ferry.append(*[response_event(n) for n in range(200, 300)])
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(20) == 0
+        assert ferry.is_shipped()
+    finally:
+        process.kill()
+        process.wait()
+    ferry.ingest_all()
+    assert ferry.ids() == sorted(ferry.acknowledged)
 
 
 def test_kafka_that_is_not_there_costs_nothing_but_time(broker: LocalBroker, tmp_path: Path) -> None:

@@ -46,6 +46,9 @@ class _LastFailure(logging.Handler):
                 if isinstance(argument, kafka_errors.SaslAuthenticationFailedError) or not login_failed:
                     self._failure = time.monotonic(), argument
 
+    def forget(self) -> None:
+        self._failure = None
+
     def reason(self, within_seconds: float = 5) -> str:
         """Empty when there was none lately."""
         if self._failure is None or time.monotonic() - self._failure[0] > within_seconds:
@@ -111,6 +114,7 @@ class Cluster:
         A constructor that fails leaves its thread and its sockets behind, so they are kept at hand.
         """
         made: list[KafkaNetClient] = []
+        _last_failure.forget()
 
         def net(**configuration: Any) -> KafkaNetClient:
             made.append(KafkaNetClient(**configuration))
