@@ -11,7 +11,8 @@ from attune.aggregator.ingest import Ingest
 from attune.aggregator.privacy.eraser import Eraser
 from attune.aggregator.privacy.guard import Guard
 from attune.erasures import CERTIFICATE, Erasures
-from attune.eventlog import FEEDBACK, RESPONSES, TOPICS, SqliteLog
+from attune.eventlog import FEEDBACK, RESPONSES, TOPICS, Record, SqliteLog
+from attune.eventlog.refused import RefusedRecords
 from attune.ids import hash_end_user
 from attune.inference.erasing import Forgetting
 from attune.inference.idempotency import Idempotency
@@ -37,8 +38,11 @@ ASKED_UNIX_MS = NOW_UNIX_MS + 1_000_000
 class Ring:
     """Everything that keeps something of people, in one folder."""
 
-    def __init__(self, folder: Path, reached: Callable[[str], None] = lambda _step: None) -> None:
+    def __init__(
+        self, folder: Path, reached: Callable[[str], None] = lambda _step: None, *, batch_records: int = 7
+    ) -> None:
         self.folder = folder
+        self.batch_records = batch_records
         # A second reader, which has read nothing yet, keeps all records in the event log.
         log = SqliteLog(folder / "spool", max_bytes=1 << 28, readers=("aggregator", "slow"), feedback_share=0.1)
         self.plant = Plant(folder, log)
@@ -59,7 +63,7 @@ class Ring:
             now_unix_ms=lambda: time.time_ns() // 1_000_000,
             reached=reached,
         )
-        self.forgetting = Forgetting(self.erasures, log, self.idempotency)
+        self.forgetting = Forgetting(self.erasures, log, self.idempotency, RefusedRecords(folder / "spool"))
 
     def close(self) -> None:
         self.idempotency.close()
@@ -68,7 +72,7 @@ class Ring:
     def ingest(self) -> None:
         self.guard.refresh()
         for topic in TOPICS:
-            ingest = Ingest(self.plant.log, self.plant.lake, topic, batch_records=7, guard=self.guard)
+            ingest = Ingest(self.plant.log, self.plant.lake, topic, batch_records=self.batch_records, guard=self.guard)
             while ingest.poll():
                 pass
 
@@ -93,16 +97,20 @@ class Ring:
         # What others did with what was Jane's.
         note = event_pb2.Annotation(start=0, end=4, note=f"reviewed {WORDS[0]}")
         review = {"author": event_pb2.AUTHOR_REVIEWER, "end_user": "reviewer", "response_id": f"r-{JANE}"}
-        self.plant.append(thumb_event(100, 0, annotation=note, **review))
-        nobodys = response_event(101, text=WORDS[0], conversation_id="c-0")
+        self.plant.append(thumb_event(900_100, 0, annotation=note, **review))
+        nobodys = response_event(900_101, text=WORDS[0], conversation_id="c-0")
         nobodys.end_user = ""
         self.plant.append(nobodys)
-        goes_on = response_event(102, conversation_id="c-0", end_user="colleague")
+        goes_on = response_event(900_102, conversation_id="c-0", end_user="colleague")
         first = response_event(0).messages
         del goes_on.messages[:]
         goes_on.messages.extend([*first, event_pb2.Message(role=event_pb2.ROLE_ASSISTANT, content=WORDS[0])])
         self.plant.append(goes_on)
         self.plant.append(b"\xff\xff" + JANE.encode() + WORDS[0].encode(), topic=FEEDBACK)
+        for number, who in enumerate((JANE, JOHN)):
+            event = response_event(400 + number, end_user=who, text=WORDS[0] if who == JANE else "fine")
+            record = Record(RESPONSES, 0, 400 + number, b"key", event.SerializeToString())
+            RefusedRecords(self.folder / "spool").add("log", record, "Kafka refused the record")
         self.ingest()
         dataset = self.build()
         self.desk.update()

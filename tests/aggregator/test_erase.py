@@ -11,6 +11,7 @@ from deltalake import DeltaTable
 
 from attune.erasures import CERTIFICATE, STATE, digest_of
 from attune.errors import NotFound
+from attune.eventlog.refused import RefusedRecords
 from attune.lake.dataset import list_datasets, open_dataset
 from attune.v1 import event_pb2
 from tests.aggregator.forgotten import ASKED_UNIX_MS, JANE, JOHN, TOKENS, WORDS, Ring
@@ -54,12 +55,13 @@ async def test_everybody_elses_things_stay(ring: Ring) -> None:
     after = ring.ids()
     gone = {topic: sorted(set(before[topic]) - set(after[topic])) for topic in before}
     assert gone == {
-        "attune.responses": ["response-0", "response-101", "response-102"],
-        "attune.feedback": ["feedback-0", "feedback-100"],
+        "attune.responses": ["response-0", "response-900101", "response-900102"],
+        "attune.feedback": ["feedback-0", "feedback-900100"],
     }
     assert [len(names) for names in after.values()] == [others, others]
     kept = ring.idempotency.erase(lambda _name, _answer: True)
     assert kept == others
+    assert [one.record.offset for one in RefusedRecords(ring.folder / "spool").read()] == [401]
     (dataset,) = list_datasets(ring.folder / "datasets")
     assert sorted(dataset.table(["response_id"])["response_id"].to_pylist()) == sorted(
         [f"r-{JOHN}", *(f"r-user-{number}" for number in range(2, 20))]
@@ -116,7 +118,7 @@ async def test_the_certificate_says_what_went_where_and_names_nobody(ring: Ring)
     assert removed["lake"]["of others about them"] == 3
     assert removed["dead letters"]["rows"] == 1
     assert removed["datasets"]["datasets"] == 1
-    assert removed["inference"] == {"records": 6, "answers under request ids": 1}
+    assert removed["inference"] == {"records": 7, "answers under request ids": 1}
     assert any("backups" in one for one in certificate["remains"])
 
 

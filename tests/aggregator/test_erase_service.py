@@ -16,6 +16,7 @@ from attune import rpc
 from attune.access import Role
 from attune.aggregator.privacy.service import ErasureService
 from attune.erasures import Erasures
+from attune.eventlog.refused import RefusedRecords
 from attune.ids import hash_end_user
 from attune.inference.erasing import Forgetting
 from attune.inference.idempotency import Idempotency
@@ -112,7 +113,9 @@ async def test_from_the_command_line_a_person_is_forgotten_while_the_aggregator_
         plant.append(*[response_event(number) for number in range(12)], response_event(20, end_user=jane))
         plant.append(*[thumb_event(number, number) for number in range(12)], thumb_event(20, 20, end_user=jane))
         eventually(lambda: len(plant.ids("feedback")) == 13, 60)
-        forgetting = Forgetting(Erasures(tmp_path / "erasures"), plant.log, idempotency)
+        forgetting = Forgetting(
+            Erasures(tmp_path / "erasures"), plant.log, idempotency, RefusedRecords(tmp_path / "spool")
+        )
         command = [sys.executable, "-P", "-m", "attune.cli.main", "erase", "--data", str(tmp_path)]
         certificate = tmp_path / "certificate.json"
         asking = await asyncio.create_subprocess_exec(

@@ -11,9 +11,9 @@ from attune.errors import AttuneError
 from attune.eventlog import FEEDBACK, RESPONSES, TOPICS, SqliteLog, SqliteLogReader
 from attune.eventlog.cluster import Cluster
 from attune.eventlog.kafka import KafkaLogReader
+from attune.eventlog.refused import RefusedRecords
 from attune.lake.audit import count_ids
 from attune.lake.lake import Lake
-from attune.shipper.refused import RefusedRecords
 from attune.shipper.shipper import Shipper
 from attune.v1 import event_pb2
 

@@ -109,7 +109,7 @@ import os, signal, sys
 from pathlib import Path
 from attune.eventlog import SqliteLogReader
 from attune.eventlog.cluster import Cluster
-from attune.shipper.refused import RefusedRecords
+from attune.eventlog.refused import RefusedRecords
 from attune.shipper.shipper import Shipper
 spool, step, server, prefix = Path(sys.argv[1]), *sys.argv[2:]
 def reached(name):

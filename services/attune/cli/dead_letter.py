@@ -144,7 +144,7 @@ def _all(settings: "Settings", lake: "Lake | None") -> "Iterator[tuple[str, Dead
 
     from attune.aggregator.dead_letters import DeadLetter, DeadLetterTable, DeadLetterTopic
     from attune.eventlog.cluster import Cluster
-    from attune.shipper.refused import RefusedRecords
+    from attune.eventlog.refused import RefusedRecords
 
     if settings.kafka.servers:
         for letter in DeadLetterTopic(Cluster.of(settings.kafka)).read():

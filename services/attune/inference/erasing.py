@@ -1,4 +1,9 @@
-"""Forgetting people: the inference service's part. What it keeps of them is in the event log and under request ids."""
+"""Forgetting people: the inference service's part.
+
+What it keeps of them is in the event log and under request ids.
+
+Records that Kafka refused stand beside the event log, and go with it.
+"""
 
 import asyncio
 import contextlib
@@ -12,6 +17,7 @@ from google.protobuf.message import DecodeError
 from attune.erasures import FOUND, INFERENCE, Erasures, Request
 from attune.errors import AttuneError
 from attune.eventlog import FEEDBACK, Record, SqliteLog
+from attune.eventlog.refused import RefusedRecords
 from attune.inference.idempotency import Idempotency, Name
 from attune.v1 import chat_pb2, event_pb2
 
@@ -27,6 +33,7 @@ class Forgetting:
     erasures: Erasures
     log: SqliteLog
     idempotency: Idempotency
+    refused: RefusedRecords
 
     async def run(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
@@ -44,6 +51,7 @@ class Forgetting:
                 continue
             theirs = Theirs.of(request, found)
             records = await asyncio.wrap_future(self.log.erase(theirs.record))
+            records += await asyncio.to_thread(self.refused.erase, theirs.record)
             self.idempotency.forget(theirs.answer)
             answers = await asyncio.to_thread(self.idempotency.erase, theirs.answer)
             self.erasures.write(request.erasure_id, INFERENCE, {"records": records, "answers": answers})

@@ -19,6 +19,7 @@ from attune.chat.model import model_hash
 from attune.chat.template import ChatTemplate
 from attune.erasures import Erasures
 from attune.errors import AttuneError, Unavailable
+from attune.eventlog.refused import RefusedRecords
 from attune.eventlog.sqlite import SqliteLog
 from attune.inference.admission import Admission
 from attune.inference.capture import Hashes
@@ -163,7 +164,9 @@ async def serve(settings: Settings, *, ignore_end: bool = False) -> int:
                 chat=chat,
                 feedback=feedback,
                 imports=imports,
-                forgetting=Forgetting(Erasures(settings.data / "erasures"), log, idempotency),
+                forgetting=Forgetting(
+                    Erasures(settings.data / "erasures"), log, idempotency, RefusedRecords(settings.data / "spool")
+                ),
             )
             await service.warm_up()
             await service.open()

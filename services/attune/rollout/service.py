@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from attune import ids, metrics
@@ -102,7 +103,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         Tries again when another entry came between; but who named no policy meant the state that they had seen."""
         for _ in range(_ATTEMPTS if policy_id else 1):
             history = self._log.history(persona.tenant, persona.name)
-            target = policy_id or before(history)
+            target = policy_id or before(self._still_there(history))
             entry = roll_back(persona, history, target, reason, time.time_ns() // 1_000_000)
             self._check_target(target, persona)
             with contextlib.suppress(Aborted):
@@ -114,6 +115,11 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
                 )
                 return _rollout(entry)
         raise Aborted(f"the rollout of persona {persona.name} was changed meanwhile; look at it and try again")
+
+    def _still_there(self, history: Sequence[RolloutEntry]) -> list[RolloutEntry]:
+        """Without entries whose policy was withdrawn since; the one that holds now stays."""
+        there = {ids.BASE_POLICY, *self._registry.ids()}
+        return [entry for entry in history[:-1] if entry.main_policy_id in there] + list(history[-1:])
 
     def _check_target(self, policy_id: str, persona: Persona) -> None:
         if policy_id == ids.BASE_POLICY:

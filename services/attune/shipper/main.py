@@ -13,11 +13,11 @@ from pathlib import Path
 from attune.errors import AttuneError, FailedPrecondition
 from attune.eventlog import SqliteLogReader, open_when_there
 from attune.eventlog.cluster import Cluster
+from attune.eventlog.refused import RefusedRecords
 from attune.logs import configure_logging
 from attune.metrics_page import serve_metrics
 from attune.runtime import die_with_parent, stop_on_signals, write_endpoints
 from attune.settings import load_settings
-from attune.shipper.refused import RefusedRecords
 from attune.shipper.shipper import Shipper
 from attune.tls import page_context, server_tls
 

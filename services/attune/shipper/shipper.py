@@ -11,7 +11,7 @@ from attune.eventlog import FEEDBACK, RESPONSES, TOPICS, EventReader, Record
 from attune.eventlog.cluster import Cluster
 from attune.eventlog.positions import SHIPPER
 from attune.eventlog.producer import Message, Producer, Refused
-from attune.shipper.refused import RefusedRecords
+from attune.eventlog.refused import RefusedRecords
 from attune.v1 import event_pb2
 
 logger = logging.getLogger(__name__)

@@ -39,7 +39,7 @@ _ABANDONED_SECONDS = 600
 
 REMAINS = (
     "backups, and copies that were exported or made outside the data folder",
-    "with Kafka: the topics, until their retention is over (kafka.retention_hours)",
+    "with Kafka: the topics, until their retention is over (kafka.retention_days)",
     "weights of policies that were copied or merged elsewhere",
     "ids of responses, without any text, in the services' logs",
 )

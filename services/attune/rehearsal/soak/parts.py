@@ -20,6 +20,7 @@ from attune.eventlog import EventReader, SqliteLog, SqliteLogReader, open_when_t
 from attune.eventlog.cluster import Cluster
 from attune.eventlog.kafka import KafkaLogReader
 from attune.eventlog.positions import SHIPPER
+from attune.eventlog.refused import RefusedRecords
 from attune.lake.lake import Lake
 from attune.lake.lease import Leases
 from attune.personas.store import Personas
@@ -27,7 +28,6 @@ from attune.rehearsal.soak.events import PERSONA, in_order_of_sending, key_of
 from attune.rehearsal.soak.schedule import DISK_FULL, FREEZE, KILL, STEPS, Schedule
 from attune.runtime import die_with_parent, stop_on_signals
 from attune.shipper.main import ship
-from attune.shipper.refused import RefusedRecords
 from attune.shipper.shipper import Shipper
 
 SPLIT_KEY = b"soak" * 8

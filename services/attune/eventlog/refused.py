@@ -3,12 +3,12 @@
 import contextlib
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from attune.errors import Unavailable
-from attune.eventlog import Record
+from attune.eventlog.log import Record
 
 _DATABASE = "refused.sqlite"
 _SCHEMA = """
@@ -64,6 +64,21 @@ class RefusedRecords:
             )
             for log_id, topic, partition, offset, key, payload, reason, refused_unix_ms in rows:
                 yield RefusedRecord(log_id, Record(topic, partition, offset, key, payload), reason, refused_unix_ms)
+
+    def erase(self, matches: Callable[[Record], bool]) -> int:
+        """Deletes records, with nothing of them left in the file; says how many. Raises Unavailable."""
+        theirs = [one for one in self.read() if matches(one.record)]
+        if not self._file.exists():
+            return 0
+        with self._opened() as connection:
+            connection.executemany(
+                "DELETE FROM refused WHERE log_id = ? AND topic = ? AND partition = ? AND offset = ?",
+                [(one.log_id, one.record.topic, one.record.partition, one.record.offset) for one in theirs],
+            )
+            connection.execute("VACUUM")
+            if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                raise Unavailable(f"{self._file} is being read; its old pages cannot go yet", retry_after_seconds=1)
+        return len(theirs)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
