@@ -11,6 +11,7 @@ import grpc
 
 from attune import rpc
 from attune.access import Role
+from attune.aggregator.lineage_service import LineageService
 from attune.aggregator.receipt_index import ReceiptIndex
 from attune.aggregator.service import ReceiptService
 from attune.keys import PolicySigner
@@ -33,6 +34,7 @@ class Desk:
         self.index = ReceiptIndex(plant.folder, plant.lake.place, self.registry)
         self.key = self.access.create("default", (Role.FEEDBACK,))
         self.stub: Any = None
+        self.lineage: Any = None
         self.port = 0
 
     @classmethod
@@ -41,10 +43,12 @@ class Desk:
         desk = cls(plant)
         server = rpc.build_server(desk.access, max_message_bytes=1 << 16)
         dataset_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptService(desk.index, desk.signing), server)
+        dataset_pb2_grpc.add_LineageServiceServicer_to_server(LineageService(desk.index), server)
         desk.port = rpc.bind(server, "127.0.0.1", 0, None)
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{desk.port}") as channel:
             desk.stub = dataset_pb2_grpc.ReceiptServiceStub(channel)
+            desk.lineage = dataset_pb2_grpc.LineageServiceStub(channel)
             yield desk
         await server.stop(None)
 
@@ -65,9 +69,9 @@ class Desk:
         )
         return self.signing.sign_token(handle)
 
-    def publish(self, dataset_id: str, passed: bool | None = True) -> str:
+    def publish(self, dataset_id: str, passed: bool | None = True, parent: str = "") -> str:
         policy_id = self.registry.claim("default", "concierge")
-        manifest = replace(manifest_of(policy_id), dataset_ids=(dataset_id,))
+        manifest = replace(manifest_of(policy_id), dataset_ids=(dataset_id,), parent_policy_id=parent)
         self.registry.publish(manifest, write_adapter(self.plant.folder / "work" / policy_id), self.signer)
         if passed is not None:
             self.judge(policy_id, passed)

@@ -13,9 +13,12 @@ from attune.aggregator.build import BuildRules
 from attune.aggregator.dataset_service import DatasetService
 from attune.aggregator.datasets import Workshop
 from attune.aggregator.lake_service import LakeService
-from attune.keys import Keys
+from attune.aggregator.lineage_service import LineageService
+from attune.aggregator.receipt_index import ReceiptIndex
+from attune.keys import Keys, PolicyVerifier
 from attune.personas import Personas, PersonaVersions
 from attune.personas.api_keys import KeyStore
+from attune.registry.policies import Registry
 from attune.runtime import write_endpoints
 from attune.settings import Settings
 from attune.v1 import dataset_pb2_grpc
@@ -34,6 +37,8 @@ class Office:
         (data / "access" / "development.key").write_text(self.key)
         apply(data, "concierge", 'system_prompt = "Answer."')
         self.port = 0
+        verifier = PolicyVerifier.load_or_create(data / "keys")
+        self.index = ReceiptIndex(data, data / "lake", Registry(data / "registry", verifier))
 
     def add_services(self, server: Any) -> None:
         settings = Settings()
@@ -43,6 +48,7 @@ class Office:
         workshop = Workshop(self.data / "datasets", lake, rules, keys.split)
         personas = Personas(PersonaVersions(self.data / "personas"), "concierge")
         dataset_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetService(workshop, personas), server)
+        dataset_pb2_grpc.add_LineageServiceServicer_to_server(LineageService(self.index), server)
         dataset_pb2_grpc.add_LakeServiceServicer_to_server(LakeService(lake, 6), server)
 
 

@@ -21,7 +21,10 @@ from tests.aggregator.desk import Desk
 from tests.aggregator.plant import Plant
 from tests.lake.events import response_event, thumb_event
 
-TABLES = ("responses", "feedback", "ranked", "datasets", "uses", "policies", "policy_datasets", "left_out", "positions")
+TABLES = (
+    "responses", "feedback", "ranked", "datasets", "uses", "policies", "policy_datasets", "left_out", "positions",
+    "examples", "contents", "example_feedback", "example_responses",
+)  # fmt: skip
 
 
 @pytest_asyncio.fixture
@@ -43,10 +46,17 @@ def content(folder: Path) -> dict[str, list[Any]]:
     with sqlite3.connect(folder / "receipts.sqlite") as connection:
         names = dict(connection.execute("SELECT number, event_id FROM feedback"))
         datasets = dict(connection.execute("SELECT number, dataset_id FROM datasets"))
+        examples = dict(connection.execute("SELECT number, example_id FROM examples"))
         found = {}
         for table in TABLES:
             rows = connection.execute(f"SELECT * FROM {table}").fetchall()
-            if table in ("feedback", "datasets"):
+            if table == "contents":
+                rows = [(datasets[row[0]], examples[row[1]], row[2]) for row in rows]
+            if table == "example_feedback":
+                rows = [(names[row[0]], examples[row[1]]) for row in rows]
+            if table == "example_responses":
+                rows = [(row[0], examples[row[1]]) for row in rows]
+            if table in ("feedback", "datasets", "examples"):
                 rows = [row[1:] for row in rows]
             if table == "uses":
                 rows = [(names[row[0]], datasets[row[1]], row[2]) for row in rows]
@@ -70,7 +80,7 @@ def test_an_index_that_was_removed_or_damaged_is_made_again_with_the_same_conten
     desk.update()
     before = content(plant.folder)
     assert [len(before[table]) for table in ("responses", "feedback", "datasets", "policies")] == [20, 40, 2, 2]
-    assert len(before["uses"]) == 30
+    assert [len(before[table]) for table in ("uses", "contents", "examples", "example_responses")] == [30, 30, 20, 20]
     assert len(before["left_out"]) == 20
 
     drop(plant.folder)
@@ -225,7 +235,13 @@ async def test_of_several_examples_in_a_dataset_the_one_that_is_learned_from_is_
     desk: Desk, splits: tuple[str, str]
 ) -> None:
     rows = [
-        {"example_id": f"{number:032x}", "label": "x", "split": split, "feedback_ids": ["feedback-1"]}
+        {
+            "example_id": f"{number:032x}",
+            "label": "x",
+            "split": split,
+            "feedback_ids": ["feedback-1"],
+            "response_ids": ["r-1"],
+        }
         for number, split in enumerate(splits)
     ]
     table = pa.Table.from_pylist(rows)

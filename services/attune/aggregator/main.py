@@ -20,6 +20,7 @@ from attune.aggregator.datasets import Workshop
 from attune.aggregator.dead_letters import DeadLetters, dead_letters_of
 from attune.aggregator.ingest import READER, Ingest
 from attune.aggregator.lake_service import LakeService
+from attune.aggregator.lineage_service import LineageService
 from attune.aggregator.privacy.eraser import Eraser
 from attune.aggregator.privacy.guard import Guard
 from attune.aggregator.privacy.retention import Limits, Retention
@@ -222,6 +223,7 @@ async def serve(settings: Settings) -> None:
     )
     workshop = Workshop(settings.data / "datasets", place, BuildRules.from_settings(rules), keys.split)
     dataset_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetService(workshop, personas), server)
+    dataset_pb2_grpc.add_LineageServiceServicer_to_server(LineageService(index), server)
     dataset_pb2_grpc.add_LakeServiceServicer_to_server(LakeService(place, settings.lake.history_hours), server)
     answers = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(answers, server)

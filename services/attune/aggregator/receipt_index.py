@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from attune.aggregator.example_index import EXAMPLES, add_examples, remove_examples
 from attune.errors import AttuneError, DataLoss, NotFound, Unavailable
 from attune.lake.dataset import open_dataset
 from attune.lake.left_out import LeftOut, list_left_out
@@ -30,7 +31,7 @@ from attune.registry.policies import Registry
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _ROWS_AT_ONCE = 5000
 _BUSY_SECONDS = 10.0
 
@@ -40,6 +41,7 @@ CREATE TABLE responses (
     finish_reason TEXT, request_group TEXT, client_request_id TEXT, prompt BLOB, created_unix_ms INTEGER
 ) WITHOUT ROWID;
 CREATE INDEX responses_by_id ON responses (response_id);
+CREATE INDEX responses_by_policy ON responses (tenant, policy_id);
 CREATE INDEX responses_by_request ON responses (tenant, client_request_id) WHERE client_request_id <> '';
 CREATE TABLE feedback (
     number INTEGER PRIMARY KEY, event_id TEXT UNIQUE, tenant TEXT, response_id TEXT, conversation_id TEXT, persona TEXT,
@@ -51,13 +53,19 @@ CREATE INDEX feedback_by_client ON feedback (tenant, client_feedback_id) WHERE c
 CREATE TABLE ranked (response_id TEXT, feedback INTEGER, PRIMARY KEY (response_id, feedback)) WITHOUT ROWID;
 CREATE INDEX ranked_by_feedback ON ranked (feedback);
 CREATE TABLE datasets (
-    number INTEGER PRIMARY KEY, dataset_id TEXT UNIQUE, recipe TEXT, created_unix_ms INTEGER, whole INTEGER
+    number INTEGER PRIMARY KEY, dataset_id TEXT UNIQUE, tenant TEXT, persona TEXT, recipe TEXT,
+    created_unix_ms INTEGER, whole INTEGER
 );
 CREATE TABLE uses (feedback INTEGER, dataset INTEGER, split TEXT, PRIMARY KEY (feedback, dataset)) WITHOUT ROWID;
-CREATE TABLE policies (policy_id TEXT PRIMARY KEY, created_unix_ms INTEGER, passed INTEGER) WITHOUT ROWID;
+CREATE TABLE policies (
+    policy_id TEXT PRIMARY KEY, tenant TEXT, persona TEXT, parent_policy_id TEXT, created_unix_ms INTEGER,
+    passed INTEGER
+) WITHOUT ROWID;
+CREATE INDEX policies_by_parent ON policies (parent_policy_id);
 CREATE TABLE policy_datasets (
     dataset_id TEXT, policy_id TEXT, PRIMARY KEY (dataset_id, policy_id)
 ) WITHOUT ROWID;
+CREATE INDEX policy_datasets_by_policy ON policy_datasets (policy_id);
 CREATE TABLE builds (number INTEGER PRIMARY KEY, scope TEXT UNIQUE, recipe TEXT, stamp TEXT);
 CREATE TABLE left_out (
     feedback INTEGER, build INTEGER, reason TEXT, stamp TEXT, PRIMARY KEY (feedback, build, reason)
@@ -91,6 +99,7 @@ _ADD_USE = """
 INSERT INTO uses SELECT number, ?, ? FROM feedback WHERE event_id = ?
 ON CONFLICT DO UPDATE SET split = max(split, excluded.split)
 """
+_EXAMPLE_COLUMNS = ("example_id", "split", "feedback_ids", "response_ids")
 _ADD_LEFT_OUT = "INSERT OR REPLACE INTO left_out SELECT number, ?, ?, ? FROM feedback WHERE event_id = ?"
 
 
@@ -180,7 +189,9 @@ class ReceiptIndex:
                 self._versions.clear()
                 connection.execute("PRAGMA journal_mode = WAL")
                 # A crash of the machine may cost the last updates, and they are made again.
-                connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_FORMAT}; COMMIT;")
+                connection.executescript(
+                    f"BEGIN IMMEDIATE; {_SCHEMA} {EXAMPLES} PRAGMA user_version = {_FORMAT}; COMMIT;"
+                )
             connection.execute("PRAGMA synchronous = NORMAL")
             yield connection
 
@@ -227,6 +238,7 @@ class ReceiptIndex:
             for gone in known.keys() - set(names):
                 number = "(SELECT number FROM datasets WHERE dataset_id = ?)"
                 connection.execute(f"DELETE FROM uses WHERE dataset = {number}", (gone,))
+                remove_examples(connection, gone)
                 connection.execute("DELETE FROM datasets WHERE dataset_id = ?", (gone,))
         for name in names:
             if stopping.is_set():
@@ -244,20 +256,23 @@ class ReceiptIndex:
         manifest = dataset.manifest
         with _transaction(connection):
             connection.execute(
-                "INSERT OR IGNORE INTO datasets (dataset_id, recipe, created_unix_ms, whole) VALUES (?, ?, ?, 0)",
-                (name, manifest.recipe.name, manifest.created_unix_ms),
+                "INSERT OR IGNORE INTO datasets (dataset_id, tenant, persona, recipe, created_unix_ms, whole)"
+                " VALUES (?, ?, ?, ?, ?, 0)",
+                (name, manifest.tenant, manifest.persona, manifest.recipe.name, manifest.created_unix_ms),
             )
         number = connection.execute("SELECT number FROM datasets WHERE dataset_id = ?", (name,)).fetchone()[0]
         for file in manifest.files:
             with pq.ParquetFile(dataset.folder / file.name) as parquet:
-                for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=["feedback_ids", "split"]):
+                for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=list(_EXAMPLE_COLUMNS)):
+                    rows = list(zip(*(batch[column].to_pylist() for column in _EXAMPLE_COLUMNS), strict=True))
                     uses = [
                         (number, split, feedback_id)
-                        for feedback_ids, split in zip(*(column.to_pylist() for column in batch.columns), strict=True)
+                        for _, split, feedback_ids, _ in rows
                         for feedback_id in feedback_ids or ()
                     ]
                     with _transaction(connection):
                         connection.executemany(_ADD_USE, uses)
+                        add_examples(connection, number, rows)
         with _transaction(connection):
             connection.execute("UPDATE datasets SET whole = 1 WHERE number = ?", (number,))
 
@@ -307,7 +322,15 @@ class ReceiptIndex:
                 passed = None
             with _transaction(connection):
                 connection.execute(
-                    "INSERT OR REPLACE INTO policies VALUES (?, ?, ?)", (policy_id, manifest.created_unix_ms, passed)
+                    "INSERT OR REPLACE INTO policies VALUES (?, ?, ?, ?, ?, ?)",
+                    (
+                        policy_id,
+                        manifest.tenant,
+                        manifest.persona,
+                        manifest.parent_policy_id,
+                        manifest.created_unix_ms,
+                        passed,
+                    ),
                 )
                 connection.executemany(
                     "INSERT OR IGNORE INTO policy_datasets VALUES (?, ?)",
@@ -337,8 +360,10 @@ def _erase(connection: sqlite3.Connection, response_events: Collection[str], fee
         "INSERT OR IGNORE INTO gone VALUES (?)", [(one,) for one in (*response_events, *feedback_ids)]
     )
     numbers = "(SELECT number FROM feedback WHERE event_id IN (SELECT event_id FROM gone))"
-    for table in ("uses", "left_out", "ranked"):
+    for table in ("uses", "left_out", "ranked", "example_feedback"):
         connection.execute(f"DELETE FROM {table} WHERE feedback IN {numbers}")
+    responses = "(SELECT response_id FROM responses WHERE event_id IN (SELECT event_id FROM gone))"
+    connection.execute(f"DELETE FROM example_responses WHERE response_id IN {responses}")
     erased = 0
     for table in ("feedback", "responses"):
         erased += connection.execute(f"DELETE FROM {table} WHERE event_id IN (SELECT event_id FROM gone)").rowcount

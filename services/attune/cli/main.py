@@ -14,6 +14,7 @@ from attune.cli.erase import erase
 from attune.cli.feedback import feedback_app
 from attune.cli.key import key_app
 from attune.cli.lake import lake_app
+from attune.cli.lineage import lineage
 from attune.cli.options import ConfigOption, DataOption, ServerOption, config_file, environment, read_settings
 from attune.cli.persona import persona_app
 from attune.cli.policy import policy_app
@@ -109,6 +110,7 @@ def build_demo_model(
 app.command("train")(train)
 app.command("rehearse")(rehearse)
 app.command("erase")(erase)
+app.command("lineage")(lineage)
 app.add_typer(persona_app, name="persona")
 app.add_typer(policy_app, name="policy")
 app.add_typer(feedback_app, name="feedback")

@@ -1595,3 +1595,129 @@ class OptimizedTable(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OptimizedTable: _TypeAlias = OptimizedTable  # noqa: Y015
+
+@_typing.final
+class GetLineageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    TO_ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Of a response, a feedback, an example, a dataset (as much of it as tells it from the tenant's others) or a policy."""
+    depth: _builtins.int
+    """How many steps each way; 6 when it is 0, at most 12."""
+    width: _builtins.int
+    """How many neighbours of each kind; 5 when it is 0, at most 50. A tree has at most 500 nodes."""
+    to_id: _builtins.str
+    """Only the way to this one. FAILED_PRECONDITION when neither was made of the other, as far as was looked: through
+    the first 1000 neighbours of each thing, and 20,000 things.
+    """
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        depth: _builtins.int = ...,
+        width: _builtins.int = ...,
+        to_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["depth", b"depth", "id", b"id", "to_id", b"to_id", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLineageRequest: _TypeAlias = GetLineageRequest  # noqa: Y015
+
+@_typing.final
+class GetLineageResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def node(self) -> Global___LineageNode: ...
+    def __init__(
+        self,
+        *,
+        node: Global___LineageNode | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLineageResponse: _TypeAlias = GetLineageResponse  # noqa: Y015
+
+@_typing.final
+class LineageNode(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[LineageNode._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: LineageNode._Kind.ValueType  # 0
+        KIND_RESPONSE: LineageNode._Kind.ValueType  # 1
+        KIND_FEEDBACK: LineageNode._Kind.ValueType  # 2
+        KIND_EXAMPLE: LineageNode._Kind.ValueType  # 3
+        KIND_DATASET: LineageNode._Kind.ValueType  # 4
+        KIND_POLICY: LineageNode._Kind.ValueType  # 5
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: LineageNode.Kind.ValueType  # 0
+    KIND_RESPONSE: LineageNode.Kind.ValueType  # 1
+    KIND_FEEDBACK: LineageNode.Kind.ValueType  # 2
+    KIND_EXAMPLE: LineageNode.Kind.ValueType  # 3
+    KIND_DATASET: LineageNode.Kind.ValueType  # 4
+    KIND_POLICY: LineageNode.Kind.ValueType  # 5
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    CREATED_UNIX_MS_FIELD_NUMBER: _builtins.int
+    MADE_OF_FIELD_NUMBER: _builtins.int
+    WENT_INTO_FIELD_NUMBER: _builtins.int
+    MADE_OF_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    WENT_INTO_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    REPEATED_FIELD_NUMBER: _builtins.int
+    kind: Global___LineageNode.Kind.ValueType
+    id: _builtins.str
+    detail: _builtins.str
+    """A few words on it: whose, by what recipe, what the gate said."""
+    created_unix_ms: _builtins.int
+    """0 where it is not known."""
+    made_of_left_out: _builtins.int
+    """How many neighbours are not shown, counted up to 10,000."""
+    went_into_left_out: _builtins.int
+    repeated: _builtins.bool
+    """It stands in the tree already, with what follows from it."""
+    @_builtins.property
+    def made_of(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineageNode]:
+        """The root has both, below it each branch goes one way."""
+
+    @_builtins.property
+    def went_into(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineageNode]: ...
+    def __init__(
+        self,
+        *,
+        kind: Global___LineageNode.Kind.ValueType = ...,
+        id: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        created_unix_ms: _builtins.int = ...,
+        made_of: _abc.Iterable[Global___LineageNode] | None = ...,
+        went_into: _abc.Iterable[Global___LineageNode] | None = ...,
+        made_of_left_out: _builtins.int = ...,
+        went_into_left_out: _builtins.int = ...,
+        repeated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_ms", b"created_unix_ms", "detail", b"detail", "id", b"id", "kind", b"kind", "made_of", b"made_of", "made_of_left_out", b"made_of_left_out", "repeated", b"repeated", "went_into", b"went_into", "went_into_left_out", b"went_into_left_out"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineageNode: _TypeAlias = LineageNode  # noqa: Y015

@@ -588,6 +588,80 @@ class DatasetService:
             _registered_method=True)
 
 
+class LineageServiceStub:
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.GetLineage = channel.unary_unary(
+                '/attune.v1.LineageService/GetLineage',
+                request_serializer=attune_dot_v1_dot_dataset__pb2.GetLineageRequest.SerializeToString,
+                response_deserializer=attune_dot_v1_dot_dataset__pb2.GetLineageResponse.FromString,
+                _registered_method=True)
+
+
+class LineageServiceServicer:
+    """Missing associated documentation comment in .proto file."""
+
+    def GetLineage(self, request, context):
+        """What something was made of and what it went into, as far as the tenant's own goes: a tree both ways over responses,
+        feedback, examples, datasets and policies. NOT_FOUND for what is another tenant's, or not in the lake yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_LineageServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'GetLineage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLineage,
+                    request_deserializer=attune_dot_v1_dot_dataset__pb2.GetLineageRequest.FromString,
+                    response_serializer=attune_dot_v1_dot_dataset__pb2.GetLineageResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'attune.v1.LineageService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('attune.v1.LineageService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class LineageService:
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def GetLineage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/attune.v1.LineageService/GetLineage',
+            attune_dot_v1_dot_dataset__pb2.GetLineageRequest.SerializeToString,
+            attune_dot_v1_dot_dataset__pb2.GetLineageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class LakeServiceStub:
     """The tables are all tenants' together: only keys of the tenant `default` may ask, others get PERMISSION_DENIED.
     """

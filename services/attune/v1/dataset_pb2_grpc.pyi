@@ -228,6 +228,37 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
 
 def add_DatasetServiceServicer_to_server(servicer: DatasetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
+class LineageServiceStub:
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> LineageServiceAsyncStub: ...
+    GetLineage: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.GetLineageRequest, _dataset_pb2.GetLineageResponse]
+    """What something was made of and what it went into, as far as the tenant's own goes: a tree both ways over responses,
+    feedback, examples, datasets and policies. NOT_FOUND for what is another tenant's, or not in the lake yet.
+    """
+
+@_typing.type_check_only
+class LineageServiceAsyncStub(LineageServiceStub):
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    GetLineage: _aio.UnaryUnaryMultiCallable[_dataset_pb2.GetLineageRequest, _dataset_pb2.GetLineageResponse]  # type: ignore[assignment]
+    """What something was made of and what it went into, as far as the tenant's own goes: a tree both ways over responses,
+    feedback, examples, datasets and policies. NOT_FOUND for what is another tenant's, or not in the lake yet.
+    """
+
+class LineageServiceServicer(metaclass=_abc_1.ABCMeta):
+    @_abc_1.abstractmethod
+    def GetLineage(
+        self,
+        request: _dataset_pb2.GetLineageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_pb2.GetLineageResponse, _abc.Awaitable[_dataset_pb2.GetLineageResponse]]:
+        """What something was made of and what it went into, as far as the tenant's own goes: a tree both ways over responses,
+        feedback, examples, datasets and policies. NOT_FOUND for what is another tenant's, or not in the lake yet.
+        """
+
+def add_LineageServiceServicer_to_server(servicer: LineageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
 class LakeServiceStub:
     """The tables are all tenants' together: only keys of the tenant `default` may ask, others get PERMISSION_DENIED."""
 
