@@ -114,11 +114,17 @@ def test_a_damaged_file_stops_a_start_and_not_a_running_service(store: KeyStore,
     key = store.create("acme", [Role.CHAT])
     now = time.monotonic()
     running = KeyStore(tmp_path / "access", clock=lambda: now)
-    (tmp_path / "access" / "keys.json").write_text('{"keys": [{}]}')
-    now += 5
-    assert running.authenticate(f"Bearer {key}").tenant == "acme"
-    with pytest.raises(DataLoss, match="not a file of API keys"):
-        KeyStore(tmp_path / "access")
+    row = json.loads((tmp_path / "access" / "keys.json").read_text())["keys"][0]
+    for text in (
+        '{"keys": [{}]}',
+        "[" * 100_000,
+        *(json.dumps({"keys": [{**row, name: 5.5}]}) for name in row if name != "revoked_unix_ms"),
+    ):
+        (tmp_path / "access" / "keys.json").write_text(text)
+        now += 5
+        assert running.authenticate(f"Bearer {key}").tenant == "acme"
+        with pytest.raises(DataLoss, match="not a file of API keys"):
+            KeyStore(tmp_path / "access")
 
 
 def test_two_writers_lose_no_key(tmp_path: Path) -> None:

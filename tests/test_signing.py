@@ -96,6 +96,8 @@ def test_rotations_at_once_are_all_kept(tmp_path: Path) -> None:
     "text",
     ["", "{}", '{"keys": []}', '{"keys": [{"key_id": "k1"}]}', '{"keys": 3}', "\xff",
      json.dumps({"keys": [{"key_id": "k1", "created_unix_ms": 1, "secret": "c2hvcnQ="}]}),
+     "[" * 100_000, json.dumps({"keys": [{"key_id": 1, "created_unix_ms": 1, "secret": "A" * 43 + "="}]}),
+     json.dumps({"keys": [{"key_id": "k1", "created_unix_ms": "1", "secret": "A" * 43 + "="}]}),
      json.dumps({"keys": [{"key_id": "x", "created_unix_ms": 1, "secret": "A" * 43 + "="}]})],
 )  # fmt: skip
 def test_a_damaged_file_stops_a_start_and_leaves_a_running_service_what_it_had(tmp_path: Path, text: str) -> None:

@@ -3,8 +3,14 @@
 import logging
 import os
 import sys
+import traceback
+from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
+
+from attune.errors import AttuneError
+
+_MOST_CAUSES = 8
 
 
 def configure_logging(service: str, level: str = "INFO") -> None:
@@ -17,7 +23,7 @@ def configure_logging(service: str, level: str = "INFO") -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        JsonFormatter(
+        _Events(
             "%(asctime)s %(levelname)s %(name)s %(message)s",
             rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
             static_fields={"service": service},
@@ -25,3 +31,28 @@ def configure_logging(service: str, level: str = "INFO") -> None:
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("attune").setLevel(level)
+
+
+def log_failure(logger: logging.Logger, method: str, error: Exception) -> None:
+    """Says that a call failed for a reason that nobody thought of."""
+    logger.error("call failed", extra={"method": method, "error": type(error).__name__, "trace": _trace(error)})
+
+
+class _Events(JsonFormatter):
+    """Also what libraries log of exceptions is without what people wrote."""
+
+    def formatException(self, ei: Any) -> str:
+        return _trace(ei[1])
+
+
+def _trace(error: BaseException | None) -> str:
+    """Where it was raised and of what kind, causes first; not its words, which may quote what a caller sent.
+
+    Our own errors, and the system's, hold nothing of the kind.
+    """
+    parts: list[str] = []
+    while error is not None and len(parts) < _MOST_CAUSES:
+        words = f": {error}" if isinstance(error, AttuneError | OSError) else ""
+        parts.append("".join(traceback.format_tb(error.__traceback__)) + type(error).__name__ + words)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\n\n".join(reversed(parts))

@@ -3,7 +3,6 @@
 import asyncio
 import inspect
 import logging
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
@@ -23,6 +22,7 @@ from attune.errors import (
     Unavailable,
     status_of,
 )
+from attune.logs import log_failure
 from attune.tls import ServerTls, exposure
 
 logger = logging.getLogger(__name__)
@@ -176,14 +176,7 @@ def _guard(behaviour: _Behaviour, method: str, enter: Callable[[], None], *, req
                 status = _status_of_gone(context)
                 return None
             status = "INTERNAL"
-            logger.error(  # without the exception's own text: it may hold what callers sent
-                "call failed",
-                extra={
-                    "method": method,
-                    "error": type(error).__name__,
-                    "trace": "".join(traceback.format_tb(error.__traceback__)),
-                },
-            )
+            log_failure(logger, method, error)
             await context.abort(grpc.StatusCode.INTERNAL, "internal error")
         finally:
             metrics.REQUESTS.labels(method, status).inc()

@@ -39,10 +39,12 @@ def _draft(file: Path, data: bytes) -> Iterator[Path]:
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         try:
-            os.write(descriptor, data)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            with os.fdopen(descriptor, "wb") as stream:  # all of it: os.write stops where the disk is full
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(file)) from None
         yield draft
     finally:
         draft.unlink(missing_ok=True)

@@ -144,11 +144,21 @@ class SigningKeys:
             keys = tuple(SigningKey(**{**row, "secret": base64.b64decode(row["secret"])}) for row in rows)
         except OSError as error:
             raise DataLoss(f"{self._file}: cannot be read: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise DataLoss(f"{self._file}: not a file of signing keys") from None
-        if not keys or not all(len(key.secret) == SECRET_BYTES and _KEY_ID.fullmatch(key.key_id) for key in keys):
+        if not keys or not all(map(_is_whole, keys)):
             raise DataLoss(f"{self._file}: not a file of signing keys")
         return keys
+
+
+def _is_whole(key: SigningKey) -> bool:
+    return (
+        len(key.secret) == SECRET_BYTES
+        and isinstance(key.key_id, str)
+        and _KEY_ID.fullmatch(key.key_id) is not None
+        and isinstance(key.created_unix_ms, int)
+        and isinstance(key.tokens_until_unix_ms, int | None)
+    )
 
 
 def _new_key(number: int) -> SigningKey:

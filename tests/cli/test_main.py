@@ -26,6 +26,19 @@ def attune(*arguments: str, folder: Path | None = None, **environment: str) -> s
     )
 
 
+def test_output_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        said = subprocess.run(
+            [sys.executable, "-P", "-m", "attune.cli.main", "key", "create", "--data", str(tmp_path)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (said.returncode, said.stderr) == (1, "attune: no space left on device\n")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [(), ("up",), ("chat",), ("train",), ("rehearse",), ("policy",), ("policy", "list"), ("config",), ("demo-model",)],

@@ -11,6 +11,7 @@ import pytest
 from attune.access import Role
 from attune.chat.template import ChatTemplate
 from attune.inference.engine import Engine
+from attune.inference.structured import Grammars
 from attune.settings import TenantSettings
 from attune.v1 import chat_pb2, event_pb2
 from tests.inference.house import PERSONAS, House, ask, user
@@ -139,6 +140,7 @@ SCHEMAS = {
     "elsewhere": ('{"$ref": "https://example.org/schema"}', "is not to one of its own definitions"),
     "large enum": (json.dumps({"enum": list(range(300))}), "has an enum of 300; at most 256"),
     "an unknown type": ('{"type": "wish"}', "no grammar can be made"),
+    "an unknown format": ('{"type": "string", "format": "wish"}', "no grammar can be made"),
     "doubling references": (
         json.dumps(
             {
@@ -164,6 +166,22 @@ async def test_a_schema_out_of_bounds_is_refused(house: House, case: str) -> Non
     assert sentence in details
     assert not house.responses()
     await house.stub.Chat(request(), timeout=60)
+
+
+async def test_a_caller_who_goes_away_does_not_end_the_process_that_tries_schemas(demo_model: Path) -> None:
+    grammars = Grammars(demo_model)
+    form = event_pb2.ResponseFormat(kind=event_pb2.ResponseFormat.KIND_JSON_SCHEMA, schema_json='{"type": "string"}')
+    try:
+        impatient = asyncio.create_task(grammars.prepare(form))
+        await eventually(lambda: grammars._pool is not None and grammars._pool._processes)
+        assert grammars._pool is not None
+        begun = list(grammars._pool._processes)
+        impatient.cancel()
+        await asyncio.gather(impatient, return_exceptions=True)
+        assert await grammars.prepare(form)
+        assert list(grammars._pool._processes) == begun
+    finally:
+        grammars.close()
 
 
 async def test_a_required_tool_is_called_with_arguments_that_fit(house: House) -> None:
@@ -210,6 +228,13 @@ TOOLS = {
     ),
     "required without tools": ({"tool_choice": Choice(mode=Choice.MODE_REQUIRED)}, "there are no tools"),
     "unknown name": ({"tools": [CAB], "tool_choice": Choice(mode=Choice.MODE_NAMED, name="x")}, "is not offered"),
+    "required, and no call is possible": (
+        {
+            "tools": [event_pb2.Tool(name="a", parameters_json='{"properties": {"a": {"type": "wish"}}}')],
+            "tool_choice": Choice(mode=Choice.MODE_REQUIRED),
+        },
+        "no grammar can be made of tools",
+    ),
     "too many alternatives": ({"alternatives": 9}, "alternatives is 9; at most 8"),
     "too many logprobs": ({"top_logprobs": 6}, "top_logprobs is 6; at most 5"),
     "a tool's answer to nothing": (

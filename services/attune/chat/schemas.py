@@ -56,10 +56,10 @@ class _Reading:
             return [self.read(each, depth + 1, within) for each in node]
         if not isinstance(node, dict):
             return node
-        if "$ref" in node:
+        # A property may have the name of a keyword; what it holds is a schema then.
+        if not isinstance(node.get("$ref", {}), dict):
             return self._referred(node, depth, within)
         for name in _REFUSED:
-            # A property may have the name of a keyword; what it holds is a schema then.
             if name in node and (name != "pattern" or isinstance(node[name], str)):
                 self._refuse(f"has a {name}; that is not taken")
         if isinstance(node.get("enum"), list) and len(node["enum"]) > MAX_ENUM:
@@ -67,16 +67,19 @@ class _Reading:
         for name in _REPEATS:
             value = node.get(name)
             if isinstance(value, int | float) and not 0 <= value <= MAX_REPEATS:
-                self._refuse(f"has a {name} of {value:g}; it must be 0 to {MAX_REPEATS}")
+                shown = f"{value:g}" if abs(value) < 2**53 else "more than 15 digits"  # a float cannot hold any integer
+                self._refuse(f"has a {name} of {shown}; it must be 0 to {MAX_REPEATS}")
         return {name: self.read(each, depth + 1, within) for name, each in node.items()}
 
     def _referred(self, node: dict[str, Any], depth: int, within: tuple[str, ...]) -> Any:
         target = node["$ref"]
-        if target not in self._definitions:
+        if not isinstance(target, str) or target not in self._definitions:
             self._refuse("has a $ref that is not to one of its own definitions")
         if target in within:
             self._refuse("refers to itself; recursion is not taken")
         read = self.read(self._definitions[target], depth, (*within, target))
+        if not isinstance(read, dict):  # true and false are schemas
+            return read
         return {**read, **{name: each for name, each in node.items() if name in ("title", "description")}}
 
     def _refuse(self, what: str) -> NoReturn:

@@ -132,13 +132,17 @@ def main() -> None:
     except AttuneError as error:
         sys.exit(f"attune: {error.message}")
     except BrokenPipeError:
-        # Whoever read the output has gone; keep the interpreter from writing to it once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # whoever read it has gone
         sys.exit(1)
     except OSError as error:
-        if error.filename is None:
-            raise
-        sys.exit(f"attune: {error.filename}: {(error.strerror or str(error)).lower()}")
+        where = "" if error.filename is None else f"{error.filename}: "
+        _drop_output()
+        sys.exit(f"attune: {where}{(error.strerror or str(error)).lower()}")
+
+
+def _drop_output() -> None:
+    """Keeps the interpreter from writing once more, at exit, what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

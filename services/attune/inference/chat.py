@@ -182,7 +182,10 @@ class Chat:
             model_tokens=self.engine.model_tokens,
         )
         grammar = self.parsing.forced_call(asked.tools, asked.request.tool_choice)
-        grammar = grammar or await self.grammars.prepare(asked.request.response_format)
+        if grammar is None:
+            grammar = await self.grammars.prepare(asked.request.response_format)
+        else:
+            await self.grammars.try_out(grammar, "tools")
         number = asked.request.alternatives or 1
         most_tokens = len(prompt_token_ids) + number * sampling.max_tokens
         ticket = self.admission.enter(asked.caller.tenant, most_tokens, number)

@@ -377,7 +377,7 @@ class Engine:
     async def _begin(
         self, prompt_token_ids: list[int], parameters: Any, *, tenant: str, adapter: Adapter | None, most_top: int = 0
     ) -> Generation:
-        from vllm.exceptions import GracefulHTTPError
+        from vllm.exceptions import GracefulHTTPError, VLLMClientError
         from vllm.inputs import tokens_input
 
         request_id = str(next(self._requests))
@@ -398,7 +398,7 @@ class Engine:
         except Exception as error:
             if self.dead:
                 raise Unavailable("the engine has died; it is being restarted", retry_after_seconds=10) from error
-            if parameters.structured_outputs is not None and isinstance(error, ValueError):
+            if parameters.structured_outputs is not None and isinstance(error, ValueError | VLLMClientError):
                 # What a grammar cannot express; vLLM's own words may quote the schema.
                 raise InvalidInput("no grammar can be made of this schema", field="response_format") from None
             raise
@@ -454,6 +454,9 @@ class Dialect:
         from vllm.reasoning import ReasoningParserManager
         from vllm.tool_parsers import ToolParserManager
 
+        # A call that cannot be read is content, and no event: the parsers' logs would quote it.
+        logging.getLogger("vllm.tool_parsers").setLevel(logging.CRITICAL)
+        logging.getLogger("vllm.reasoning").setLevel(logging.CRITICAL)
         self._tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
         try:
             self._tools = ToolParserManager.get_tool_parser(tool_parser) if tool_parser else None

@@ -15,21 +15,25 @@ async def answered_in_order(
     requests: AsyncIterator[_Request], answer: Callable[[int, _Request], Awaitable[_Result]]
 ) -> AsyncIterator[_Result]:
     """`answer` gets each request's number and must not raise for what is wrong with a request."""
-    waiting: asyncio.Queue[asyncio.Future[_Result] | None] = asyncio.Queue(_AT_ONCE)
+    waiting: asyncio.Queue[asyncio.Future[_Result] | None] = asyncio.Queue()
+    # The room is bounded, not the queue: the end must get in when nobody reads any more.
+    room = asyncio.Semaphore(_AT_ONCE)
 
     async def take() -> None:
         index = 0
         try:
             async for request in requests:
-                await waiting.put(asyncio.ensure_future(answer(index, request)))
+                await room.acquire()
+                waiting.put_nowait(asyncio.ensure_future(answer(index, request)))
                 index += 1
         finally:
-            await waiting.put(None)
+            waiting.put_nowait(None)
 
     taking = asyncio.create_task(take())
     try:
         while (result := await waiting.get()) is not None:
             yield await result
+            room.release()
         await taking
     finally:
         taking.cancel()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attune.chat.schemas import read_schema
-from attune.errors import InvalidInput
+from attune.errors import InvalidInput, Unavailable
 from attune.inference.engine import Grammar
 from attune.runtime import die_with_parent
 from attune.v1 import event_pb2
@@ -42,9 +42,9 @@ class Grammars:
                 return Grammar("json_object")
             case _Format.KIND_JSON_SCHEMA:
                 schema = read_schema(asked.schema_json, "response_format.schema_json")
-                text = json.dumps(schema, ensure_ascii=False)
-                await self._try(text)
-                return Grammar("json_schema", text)
+                grammar = Grammar("json_schema", json.dumps(schema, ensure_ascii=False))
+                await self.try_out(grammar, "response_format.schema_json")
+                return grammar
         raise InvalidInput(
             f"response_format.kind is {asked.kind}; it must be KIND_TEXT (1), KIND_JSON_OBJECT (2) or "
             "KIND_JSON_SCHEMA (3)",
@@ -54,36 +54,52 @@ class Grammars:
     def close(self) -> None:
         self._kill()
 
-    async def _try(self, text: str) -> None:
-        digest = hashlib.sha256(text.encode()).digest()
+    async def try_out(self, grammar: Grammar, field: str) -> None:
+        """Raises InvalidInput for what the engine could not compile, or not soon, and Unavailable.
+
+        One at a time. What has begun is ended even when its caller has gone: a caller with little patience would
+        otherwise end the process at each try, and nobody would ever see it started.
+        """
+        digest = hashlib.sha256(f"{grammar.kind} {grammar.text}".encode()).digest()
         if digest in self._good:
             self._good.move_to_end(digest)
             return
-        async with self._compiling:
-            refusal = await self._compile(text)
-        if refusal:
-            raise InvalidInput(refusal, field="response_format.schema_json")
+        await self._compiling.acquire()
+        trial = asyncio.create_task(self._compile(grammar))
+        trial.add_done_callback(lambda _: self._compiling.release())
+        if refusal := await asyncio.shield(trial):
+            raise InvalidInput(f"no grammar {refusal.format(field)}", field=field)
         self._good[digest] = None
         if len(self._good) > _MOST_REMEMBERED:
             self._good.popitem(last=False)
 
-    async def _compile(self, text: str) -> str:
-        """What is wrong with the schema, or nothing."""
+    async def _compile(self, grammar: Grammar) -> str:
+        """What is wrong with it, or nothing."""
         loop = asyncio.get_running_loop()
         try:
-            if self._pool is None:
-                self._pool = ProcessPoolExecutor(
-                    1, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare, initargs=(self._model,)
-                )
-                await asyncio.wait_for(loop.run_in_executor(self._pool, _is_ready), _START_SECONDS)
-            compiled = await asyncio.wait_for(loop.run_in_executor(self._pool, _compiles, text), self._compile_seconds)
+            pool = await self._started()
+            work = loop.run_in_executor(pool, _compiles, grammar.kind, grammar.text)
+            compiled = await asyncio.wait_for(work, self._compile_seconds)
         except (TimeoutError, BrokenProcessPool):
             self._kill()
-            return f"no grammar could be made of response_format.schema_json in {self._compile_seconds:g} s"
+            return f"could be made of {{}} in {self._compile_seconds:g} s"
         except asyncio.CancelledError:
             self._kill()
             raise
-        return "" if compiled else "no grammar can be made of response_format.schema_json"
+        return "" if compiled else "can be made of {}"
+
+    async def _started(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                1, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare, initargs=(self._model,)
+            )
+            ready = asyncio.get_running_loop().run_in_executor(self._pool, _is_ready)
+            try:
+                await asyncio.wait_for(ready, _START_SECONDS)
+            except (TimeoutError, BrokenProcessPool):
+                self._kill()
+                raise Unavailable("no grammars can be made at this moment", retry_after_seconds=10) from None
+        return self._pool
 
     def _kill(self) -> None:
         if self._pool is None:
@@ -111,9 +127,10 @@ def _is_ready() -> bool:
     return _compiler is not None
 
 
-def _compiles(schema: str) -> bool:
+def _compiles(kind: str, text: str) -> bool:
+    compile_text = _compiler.compile_json_schema if kind == "json_schema" else _compiler.compile_structural_tag
     try:
-        _compiler.compile_json_schema(schema)
+        compile_text(text)
     except Exception:  # noqa: BLE001 - whatever is wrong with it, it is refused
         return False
     return True

@@ -12,6 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter
 
 from attune import secret_files
 from attune.access import NOBODY, UNLIMITED, Caller, KeyLimits, Role
@@ -45,6 +48,9 @@ class ApiKey:
     created_unix_ms: int
     revoked_unix_ms: int | None = None
     limits: KeyLimits = UNLIMITED
+
+
+_FILE = TypeAdapter(dict[Literal["keys"], tuple[ApiKey, ...]])
 
 
 class KeyStore:
@@ -172,7 +178,7 @@ class KeyStore:
     def _stamp(self) -> tuple[int, int] | None:
         try:
             status = self._file.stat()
-        except FileNotFoundError:
+        except OSError:
             return None
         return status.st_mtime_ns, status.st_ino
 
@@ -184,17 +190,8 @@ class KeyStore:
         except (OSError, UnicodeDecodeError) as error:
             raise DataLoss(f"{self._file}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
         try:
-            keys = [
-                ApiKey(
-                    **{
-                        **row,
-                        "roles": tuple(Role(role) for role in row["roles"]),
-                        "limits": KeyLimits(**row["limits"]),
-                    }
-                )
-                for row in json.loads(text)["keys"]
-            ]
-        except (ValueError, KeyError, TypeError):
+            keys = _FILE.validate_json(text, strict=True)["keys"]
+        except ValueError:
             raise DataLoss(f"{self._file}: not a file of API keys") from None
         return {key.key_id: key for key in keys}
 
@@ -218,5 +215,5 @@ def local_api_key(data: Path) -> str:
         return given
     try:
         return (data / "access" / "development.key").read_text("ascii").strip()
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return ""

@@ -1,6 +1,7 @@
 """The routes."""
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -24,10 +25,14 @@ from attune.inference.feedback import Feedback
 from attune.inference.http import bodies, convert
 from attune.inference.http.events import Events
 from attune.inference.http.openapi import openapi
+from attune.logs import log_failure
 from attune.personas import Persona, Personas
+
+logger = logging.getLogger(__name__)
 
 _MAX_TIMEOUT_SECONDS = 3600.0
 _TOO_LARGE = 413
+_TOO_SLOW = 408
 
 _TYPES = {
     400: "invalid_request_error",
@@ -43,7 +48,7 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True)
 class Limits:
-    """What the server takes."""
+    """What the server takes. A caller has `stall_seconds` to send a body, and to read what a stream wrote."""
 
     max_body_bytes: int
     stall_seconds: float
@@ -106,6 +111,12 @@ class _Service:
             except AttuneError as error:
                 status = status_of(error).grpc
                 return error_response(error)
+            except HTTPException:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a status
+                status = "INTERNAL"
+                log_failure(logger, name, error)
+                return error_response(AttuneError("internal error"))
             finally:
                 metrics.REQUESTS.labels(name, status).inc()
 
@@ -178,12 +189,17 @@ class _Service:
             raise InvalidInput("the body must be application/json", field="content-type")
         body = bytearray()
         try:
-            async for part in request.stream():
-                body += part
-                if len(body) > self._limits.max_body_bytes:
-                    raise HTTPException(
-                        _TOO_LARGE, f"the body has more than {self._limits.max_body_bytes} bytes, which is the limit"
-                    )
+            async with asyncio.timeout(self._limits.stall_seconds):
+                async for part in request.stream():
+                    body += part
+                    if len(body) > self._limits.max_body_bytes:
+                        raise HTTPException(
+                            _TOO_LARGE,
+                            f"the body has more than {self._limits.max_body_bytes} bytes, which is the limit",
+                        )
+        except TimeoutError:
+            sentence = f"the body did not come whole within {self._limits.stall_seconds:g} s"
+            raise HTTPException(_TOO_SLOW, sentence, {"connection": "close"}) from None
         except ClientDisconnect:
             raise InvalidInput("the body ended early") from None
         try:

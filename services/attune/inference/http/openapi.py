@@ -17,6 +17,7 @@ _SENTENCES = {
     405: "The path does not take this method.",
     409: "The request id is in use, or was used for something else.",
     412: "The system's state has to change first.",
+    408: "The body did not come whole in time.",
     413: "The body is too large.",
     429: "A limit is reached; Retry-After says when to come back.",
     500: "Something went wrong inside.",
@@ -24,7 +25,7 @@ _SENTENCES = {
     504: "The deadline passed.",
 }
 _READ = (400, 401, 403, 404, 405, 429, 503)
-_WRITTEN = (*_READ, 409, 412, 413, 500, 504)
+_WRITTEN = (*_READ, 408, 409, 412, 413, 500, 504)
 
 
 @functools.cache

@@ -2,16 +2,23 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from attune.errors import FailedPrecondition
 
 _BACKLOG = 1024
+_REQUEST_SECONDS = 20.0
+# Of a request's line, headers, chunk sizes and trailers together.
+_MOST_BESIDE_BODY_BYTES = 128 << 10
+_HEADERS_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -30,11 +37,25 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class HttpServer:
-    """Serves until `stop`; signals are the process's to handle."""
+    """Serves until `stop`; signals are the process's to handle.
 
-    def __init__(self, app: Starlette, listening: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+    Who connects and has not sent a request's headers within `request_seconds` is let go; so is who sends headers
+    without end.
+    """
+
+    def __init__(
+        self,
+        app: Starlette,
+        listening: socket.socket,
+        tls: ssl.SSLContext | None = None,
+        *,
+        request_seconds: float = _REQUEST_SECONDS,
+    ) -> None:
+        # Anybody can send what is no HTTP, and fill the disk with lines that say so.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         config = uvicorn.Config(
             app,
+            http=type("Impatient", (_Impatient,), {"request_seconds": request_seconds}),
             lifespan="off",
             access_log=False,
             log_config=None,
@@ -56,6 +77,64 @@ class HttpServer:
             return
         self._server.should_exit = self._server.force_exit = True
         await self._serving
+
+
+class _Impatient(HttpToolsProtocol):
+    """uvicorn's protocol, which by itself waits for ever for headers, and takes any number of them."""
+
+    request_seconds: float
+    _letting_go: asyncio.TimerHandle | None = None
+    _beside_body_bytes = 0
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unwatch()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._beside_body_bytes += len(data)
+        super().data_received(data)
+        if self._beside_body_bytes > _MOST_BESIDE_BODY_BYTES:
+            self._refuse()
+        elif self._waits():
+            self._watch()
+        else:
+            self._unwatch()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._beside_body_bytes = 0
+
+    def on_body(self, body: bytes) -> None:
+        self._beside_body_bytes -= len(body)
+        super().on_body(body)
+
+    def _refuse(self) -> None:
+        if not self._waits():  # in the middle of a body: what is answered is that request's to say
+            self.transport.abort()
+        elif not self.transport.is_closing():
+            self.transport.write(_HEADERS_TOO_LARGE)
+            self.transport.close()
+
+    def _waits(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _watch(self) -> None:
+        if self._letting_go is None:
+            self._letting_go = self.loop.call_later(self.request_seconds, self._let_go)
+
+    def _unwatch(self) -> None:
+        if self._letting_go is not None:
+            self._letting_go.cancel()
+            self._letting_go = None
+
+    def _let_go(self) -> None:
+        self._letting_go = None
+        if self._waits():
+            self.transport.abort()
 
 
 class _Server(uvicorn.Server):
