@@ -48,9 +48,10 @@ def test_endpoints_are_read_as_written_with_the_process(tmp_path: Path) -> None:
 
 def test_endpoints_that_are_damaged_are_as_none(tmp_path: Path) -> None:
     write_endpoints(tmp_path, "inference", grpc=1)
-    (tmp_path / "run" / "inference.json").write_text("")
-    with pytest.raises(Unavailable):
-        read_endpoints(tmp_path, "inference")
+    for damage in (b"", b"[]", b"\xff", b'{"grpc": "x"}', b"[" * 100_000):
+        (tmp_path / "run" / "inference.json").write_bytes(damage)
+        with pytest.raises(Unavailable):
+            read_endpoints(tmp_path, "inference")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -27,10 +27,10 @@ def write_endpoints(data: Path, service: str, **ports: int) -> None:
 def read_endpoints(data: Path, service: str) -> dict[str, int]:
     """What a running service wrote; raises Unavailable when it has written nothing."""
     try:
-        endpoints: dict[str, int] = json.loads((data / "run" / f"{service}.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        endpoints = json.loads((data / "run" / f"{service}.json").read_bytes())
+        return {name: int(value) for name, value in endpoints.items()}
+    except (FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError):
         raise Unavailable(f"{service} is not running on {data}; start it with `attune up`") from None
-    return endpoints
 
 
 def clear_endpoints(data: Path, service: str) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from attune.errors import Aborted, AlreadyExists
+from attune.errors import Aborted, AlreadyExists, Unavailable
 from attune.inference.idempotency import Idempotency
 
 NAME = ("acme", "chat", "mine")
@@ -86,4 +86,37 @@ async def test_answers_of_many_requests_at_once_are_all_kept(tmp_path: Path) -> 
     store = opened(tmp_path, most_answers=1000)
     await asyncio.gather(*(answered(store, ("acme", "chat", str(number)), b"a") for number in range(300)))
     assert store._reader.execute("SELECT count(*) FROM answers").fetchone() == (300,)
+    store.close()
+
+
+@pytest.mark.parametrize("damage", [b"garbage" * 1000, None])
+async def test_a_damaged_file_is_begun_anew(tmp_path: Path, damage: bytes | None) -> None:
+    store = opened(tmp_path)
+    for number in range(50):
+        await answered(store, ("acme", "chat", str(number)), b"answer" * 500)
+    store.close()
+    file = tmp_path / "idempotency.sqlite"
+    half = file.stat().st_size // 2
+    file.write_bytes(damage or file.read_bytes()[:half] + bytes(half))
+    store = opened(tmp_path)
+    await answered(store, NAME, b"another")
+    store.close()
+    store = opened(tmp_path)
+    assert store.begin(NAME, b"digest") == b"another"
+    store.close()
+
+
+async def test_a_file_that_cannot_be_opened_is_said(tmp_path: Path) -> None:
+    (tmp_path / "idempotency.sqlite").mkdir()
+    with pytest.raises(Unavailable, match=r"idempotency\.sqlite cannot be opened"):
+        opened(tmp_path)
+
+
+async def test_a_file_that_is_damaged_while_it_is_used_refuses_for_a_reason(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    await answered(store, NAME, b"answer")
+    store._reader.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    (tmp_path / "idempotency.sqlite").write_bytes(b"garbage" * 10_000)
+    with pytest.raises(Unavailable, match="cannot be read now"):
+        store.begin(NAME, b"digest")
     store.close()

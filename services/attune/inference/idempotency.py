@@ -51,7 +51,7 @@ class Idempotency:
     """One replica's store. For one event loop; a thread of its own commits, many answers at once.
 
     An answer is given again for `keep_hours`, over restarts too; of more than `most_answers` the oldest go first. What
-    may not be stored is held in memory alone.
+    may not be stored is held in memory alone. A damaged file is begun anew: what it held is only remembered requests.
     """
 
     def __init__(self, file: Path, *, keep_hours: float, most_answers: int) -> None:
@@ -60,10 +60,9 @@ class Idempotency:
         self._held: dict[Name, _Held] = {}
         self._file = file
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._reader = _open(file)
-        self._reader.execute(_SCHEMA)
+        self._reader = _open_whole(file)
         self._rows: queue.Queue[tuple[Name, bytes, bytes, Future[None]] | None] = queue.Queue(_MOST_WAITING)
-        self._writer = threading.Thread(target=self._write, args=(file,), name="idempotency")
+        self._writer = threading.Thread(target=self._write, args=(_open(file),), name="idempotency")
         self._writer.start()
 
     def begin(self, name: Name, digest: bytes) -> bytes | None:
@@ -140,11 +139,14 @@ class Idempotency:
         self._reader.close()
 
     def _stored(self, name: Name) -> tuple[bytes, bytes | None] | None:
-        row: tuple[bytes, bytes] | None = self._reader.execute(
-            "SELECT digest, answer FROM answers WHERE tenant = ? AND kind = ? AND client_id = ?"
-            " AND kept_unix_seconds >= ?",
-            (*name, time.time() - self._keep_seconds),
-        ).fetchone()
+        try:
+            row: tuple[bytes, bytes] | None = self._reader.execute(
+                "SELECT digest, answer FROM answers WHERE tenant = ? AND kind = ? AND client_id = ?"
+                " AND kept_unix_seconds >= ?",
+                (*name, time.time() - self._keep_seconds),
+            ).fetchone()
+        except sqlite3.Error as error:
+            raise Unavailable("whether this request id was used before cannot be read now") from error
         return row
 
     def _forget_held(self) -> None:
@@ -153,8 +155,7 @@ class Idempotency:
         for name in answered[: max(0, len(answered) - self._most_answers + 1)]:
             del self._held[name]
 
-    def _write(self, file: Path) -> None:
-        connection = _open(file)
+    def _write(self, connection: sqlite3.Connection) -> None:
         tidied = 0.0
         while True:
             rows = [self._rows.get()]
@@ -190,6 +191,26 @@ class Idempotency:
             " ORDER BY kept_unix_seconds DESC LIMIT 1 OFFSET ?)",
             (self._most_answers,),
         )
+
+
+def _open_whole(file: Path) -> sqlite3.Connection:
+    """Opens the store, or another in place of one that is damaged; raises Unavailable where neither can be."""
+    try:
+        connection = _open(file)
+        connection.execute(_SCHEMA)
+        if connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
+            return connection
+        connection.close()
+    except sqlite3.OperationalError as error:  # the disk, the rights, somebody else
+        raise Unavailable(f"{file} cannot be opened: {error}") from None
+    except sqlite3.DatabaseError:
+        pass
+    logger.error("the store of request ids is damaged; it is begun anew", extra={"file": file.name})
+    for name in (file.name, f"{file.name}-wal", f"{file.name}-shm"):
+        file.with_name(name).unlink(missing_ok=True)
+    connection = _open(file)
+    connection.execute(_SCHEMA)
+    return connection
 
 
 def _open(file: Path) -> sqlite3.Connection:
