@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from attune.aggregator.dead_letters import DeadLetter, DeadLetterTable, DeadLetterTopic, is_replayed, replay
+from attune.aggregator.dead_letters import DeadLetter, DeadLetterTable, DeadLetterTopic, Outcome, is_replayed, replay
 from attune.aggregator.ingest import Ingest
+from attune.aggregator.privacy.guard import Guard
+from attune.erasures import Erasures
 from attune.errors import AlreadyExists, FailedPrecondition, InvalidInput
 from attune.eventlog import FEEDBACK, RESPONSES
 from attune.eventlog.broker import LocalBroker
 from attune.lake.tables import DEAD_LETTER, Position, dead_letter_row, to_arrow
 from tests.aggregator.plant import Plant
 from tests.brokers import cluster_on
-from tests.lake.events import response_event, thumb_event
+from tests.lake.events import NOW_UNIX_MS, response_event, thumb_event
 
 
 def set_aside(plant: Plant, topic: str, offset: int, payload: bytes, kept: int | None = None) -> DeadLetter:
@@ -44,7 +46,7 @@ def test_an_event_that_is_known_by_now_comes_into_the_lake_once(plant: Plant) ->
     ]
     for letter in letters:
         assert not is_replayed(letter, plant.lake)
-        assert replay(letter, plant.lake, None)
+        assert replay(letter, plant.lake, None) == Outcome.BROUGHT
         assert is_replayed(letter, plant.lake)
         with pytest.raises(AlreadyExists):
             replay(letter, plant.another().lake, None)
@@ -59,7 +61,7 @@ def test_a_replay_beside_an_aggregator_and_another_replay_brings_it_once(plant: 
     first, second = plant.another(), plant.another()
     plant.append(response_event(1))
     plant.ingest_all()
-    assert replay(letter, first.lake, None)
+    assert replay(letter, first.lake, None) == Outcome.BROUGHT
     with pytest.raises(AlreadyExists):
         replay(letter, second.lake, None)
     assert plant.ids("responses") == ["response-1", "response-3"]
@@ -68,8 +70,21 @@ def test_a_replay_beside_an_aggregator_and_another_replay_brings_it_once(plant: 
 def test_an_event_that_the_lake_has_is_not_brought_again(plant: Plant) -> None:
     plant.append(response_event(3))
     plant.ingest_all()
-    assert not replay(set_aside(plant, RESPONSES, 3, response_event(3).SerializeToString()), plant.lake, None)
+    letter = set_aside(plant, RESPONSES, 3, response_event(3).SerializeToString())
+    assert replay(letter, plant.lake, None) == Outcome.KNOWN
     assert plant.ids("responses") == ["response-3"]
+
+
+def test_nothing_of_somebody_who_was_erased_comes_back(plant: Plant) -> None:
+    erasures = Erasures(plant.folder / "erasures")
+    erasures.ask("default", "user-3", NOW_UNIX_MS + 100)
+    guard = Guard(None, erasures)
+    theirs = set_aside(plant, RESPONSES, 3, response_event(3).SerializeToString())
+    assert replay(theirs, plant.lake, guard) == Outcome.DROPPED
+    assert is_replayed(theirs, plant.lake)
+    other = set_aside(plant, RESPONSES, 4, response_event(4).SerializeToString())
+    assert replay(other, plant.lake, guard) == Outcome.BROUGHT
+    assert plant.ids("responses") == ["response-4"]
 
 
 def test_what_is_still_no_event_stays_where_it_is(plant: Plant) -> None:

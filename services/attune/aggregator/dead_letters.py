@@ -6,9 +6,10 @@ They are kept in the lake's table `dead-letter`, with Kafka in the topic `attune
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol
 
-from attune.aggregator.privacy.scrubber import Scrubber
+from attune.aggregator.privacy.guard import Guard
 from attune.errors import AlreadyExists, FailedPrecondition, InvalidInput
 from attune.eventlog import FEEDBACK, RESPONSES
 from attune.eventlog.cluster import Cluster
@@ -140,8 +141,16 @@ def is_replayed(letter: DeadLetter, lake: Lake) -> bool:
     return letter.topic in (RESPONSES, FEEDBACK) and bool(_table_of(letter, lake).next_offset(letter.source))
 
 
-def replay(letter: DeadLetter, lake: Lake, scrubber: Scrubber | None) -> bool:
-    """Tries again to make a row of it; False when the lake has had the event all along.
+class Outcome(StrEnum):
+    """What came of a replay."""
+
+    BROUGHT = "is in the lake"
+    KNOWN = "was in the lake already, as an event"
+    DROPPED = "stays out of the lake: it is of somebody who was erased"
+
+
+def replay(letter: DeadLetter, lake: Lake, guard: Guard | None) -> Outcome:
+    """Tries again to make a row of it.
 
     The record goes into its table as if the log had brought it: once, however often it is replayed. Raises
     AlreadyExists when it was replayed before, InvalidInput with the reason when it is still no event that this version
@@ -156,20 +165,22 @@ def replay(letter: DeadLetter, lake: Lake, scrubber: Scrubber | None) -> bool:
     except PoisonousRecord as poison:
         raise InvalidInput(f"still no event: {poison}") from None
     name = {RESPONSES: tables.RESPONSES, FEEDBACK: tables.FEEDBACK}[letter.topic]
-    row = scrubber.row(name, row) if scrubber else row
+    kept = guard.row(name, row) if guard else row
     for attempt in range(_TRIES):
         if table.next_offset(letter.source):
             raise AlreadyExists("it was replayed before")
-        is_new: bool = table.find("event_id", [row["event_id"]], ["event_id"]).num_rows == 0
+        known = table.find("event_id", [row["event_id"]], ["event_id"]).num_rows
         try:
-            table.append(tables.to_arrow(name, [row] if is_new else []), letter.source, 0, 1)
+            table.append(tables.to_arrow(name, [] if known or kept is None else [kept]), letter.source, 0, 1)
             break
         except Conflict:
             if attempt == _TRIES - 1:
                 raise
             table.reload()
     table.sync()
-    return is_new
+    if known:
+        return Outcome.KNOWN
+    return Outcome.BROUGHT if kept is not None else Outcome.DROPPED
 
 
 def _table_of(letter: DeadLetter, lake: Lake) -> LakeTable:

@@ -112,14 +112,16 @@ def replay_letters(
     """
     from attune.aggregator.dead_letters import is_replayed, replay
     from attune.aggregator.main import open_lake
+    from attune.aggregator.privacy.guard import Guard
     from attune.aggregator.privacy.scrubber import Scrubber
+    from attune.erasures import Erasures
     from attune.lake.place import lake_place
 
     if bool(dead_letters) == everything:
         raise typer.BadParameter("name one or more, or say --all")
     settings = read_settings(config, data)
     lake = open_lake(lake_place(settings.lake, settings.data), settings)
-    scrubber = Scrubber.from_settings(settings.privacy)
+    guard = Guard(Scrubber.from_settings(settings.privacy), Erasures(settings.data / "erasures"))
     if everything:
         letters = [letter for _, letter in _all(settings, lake) if not is_replayed(letter, lake)]
     else:
@@ -127,7 +129,7 @@ def replay_letters(
     failed = 0
     for letter in letters:
         try:
-            said = "is in the lake" if replay(letter, lake, scrubber) else "was in the lake already, as an event"
+            said = str(replay(letter, lake, guard))
         except AttuneError as error:
             failed += 1
             said = f"not replayed: {error.message}"
