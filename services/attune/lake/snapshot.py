@@ -65,22 +65,37 @@ CREATE OR REPLACE TEMP VIEW responses_repeated AS
     )
     SELECT tenant, request_group, counts FROM placed WHERE made - before <= {within_ms};
 """
-COUNTING = """
-CREATE OR REPLACE TEMP VIEW feedback AS
-    SELECT r.* FROM feedback_rows AS r
-    ANTI JOIN {feedback_doubled} AS d
-        ON r.log_id = d.log_id AND r.log_partition = d.log_partition AND r.log_offset = d.log_offset;
-CREATE OR REPLACE TEMP VIEW responses AS
-    SELECT r.* FROM responses_rows AS r
-    ANTI JOIN {responses_doubled} AS d
-        ON r.log_id = d.log_id AND r.log_partition = d.log_partition AND r.log_offset = d.log_offset
-    ANTI JOIN {responses_repeated} AS a ON r.tenant = a.tenant AND r.request_group = a.request_group;
-"""
+# What a row of a table may not share with any of a view's in order to count.
+_BY_POSITION = ("log_id", "log_partition", "log_offset")
+_NOT_COUNTING: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    FEEDBACK: {"feedback_doubled": _BY_POSITION},
+    RESPONSES: {
+        "responses_doubled": _BY_POSITION,
+        "responses_repeated": ("tenant", "request_group"),
+    },
+}
 SENT_AGAIN_WITHIN_MS = 86_400_000
 """How far apart two answers to a request may be that a client sent to two replicas."""
-FOUND_BY_SEARCH = ("feedback_doubled", "responses_doubled", "responses_repeated")
+SEARCHES = tuple(name for searches in _NOT_COUNTING.values() for name in searches)
+"""The views that take a search through a whole table."""
 
 _BATCH_ROWS = 10_000
+
+
+def counting_views(searches: Mapping[str, str]) -> str:
+    """Statements for `feedback` and `responses`, with what each search found under another name; without those that
+    found nothing, which is nearly always.
+    """
+    script = []
+    for name, shared in _NOT_COUNTING.items():
+        joins = [
+            f"ANTI JOIN {searches[search]} AS {search} ON "
+            + " AND ".join(f"r.{column} = {search}.{column}" for column in columns)
+            for search, columns in shared.items()
+            if search in searches
+        ]
+        script.append(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT r.* FROM {name}_rows AS r {' '.join(joins)};")
+    return "\n".join(script)
 
 
 class Source(Protocol):
@@ -140,10 +155,12 @@ class Snapshot:
 
     def _search_once(self) -> None:
         """Remembers which rows do not count, instead of looking for them in each query."""
-        found = {name: f"{name}_found" for name in FOUND_BY_SEARCH}
-        for name, table in found.items():
-            self.connection.execute(f"CREATE TEMP TABLE IF NOT EXISTS {table} AS SELECT * FROM {name}")
-        self.connection.execute(COUNTING.format(**found))
+        found = {}
+        for name in SEARCHES:
+            self.connection.execute(f"CREATE TEMP TABLE IF NOT EXISTS {name}_found AS SELECT * FROM {name}")
+            if self.connection.execute(f"SELECT 1 FROM {name}_found LIMIT 1").fetchone():
+                found[name] = f"{name}_found"
+        self.connection.execute(counting_views(found))
 
 
 @contextlib.contextmanager
@@ -192,7 +209,7 @@ def _snapshot(
                 _define_rows(connection, name, handle)
                 connection.execute(VIEWS.format(name=name))
             connection.execute(REPEATED.format(within_ms=SENT_AGAIN_WITHIN_MS))
-            connection.execute(COUNTING.format(**{name: name for name in FOUND_BY_SEARCH}))
+            connection.execute(counting_views({name: name for name in SEARCHES}))
         versions = {name: int(handle.version()) for name, handle in handles.items()}
         yield Snapshot(connection, versions, check)
     finally:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -35,23 +36,27 @@ def deal(rows: pa.RecordBatchReader, column: str, folder: Path) -> None:
     files: dict[int, tuple[pa.OSFile, pa.RecordBatchWriter]] = {}
     try:
         for batch in rows:
-            table = pa.Table.from_batches([batch])
-            bucket_of = _buckets(batch.column(column))
-            for bucket in pc.unique(bucket_of).to_pylist():
+            if not batch.num_rows:
+                continue
+            buckets = _buckets(batch.column(column))
+            order = np.argsort(buckets, kind="stable")
+            dealt = batch.take(pa.array(order))
+            there, begins = np.unique(buckets[order], return_index=True)
+            for bucket, begin, end in zip(there, begins, [*begins[1:], batch.num_rows], strict=True):
                 if bucket not in files:
                     file = pa.OSFile(str(folder / f"{bucket:03d}"), "wb")
                     files[bucket] = file, pa.ipc.new_stream(file, rows.schema)
-                files[bucket][1].write_table(table.filter(pc.equal(bucket_of, bucket)))
+                files[bucket][1].write_batch(dealt.slice(begin, end - begin))
     finally:
         for file, writer in files.values():
             writer.close()
             file.close()
 
 
-def _buckets(digests: pa.Array) -> pa.Array:
+def _buckets(digests: pa.Array) -> np.ndarray:
     """0 to _BUCKETS - 1, in the order of the digests."""
     first = pc.utf8_slice_codeunits(digests, 0, 2).to_pylist()
-    return pa.array([int(byte, 16) * _BUCKETS // 256 for byte in first], pa.int16())
+    return np.array([int(byte, 16) * _BUCKETS // 256 for byte in first], dtype=np.int16)
 
 
 def _chunks(table: pa.Table, chunk_rows: int) -> Iterator[pa.RecordBatch]:

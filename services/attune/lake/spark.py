@@ -18,7 +18,14 @@ from deltalake import DeltaTable
 
 from attune.errors import FailedPrecondition, Unavailable
 from attune.lake.place import Place
-from attune.lake.snapshot import COUNTING, FOUND_BY_SEARCH, REPEATED, SENT_AGAIN_WITHIN_MS, VIEWS, newest_handles
+from attune.lake.snapshot import (
+    REPEATED,
+    SEARCHES,
+    SENT_AGAIN_WITHIN_MS,
+    VIEWS,
+    counting_views,
+    newest_handles,
+)
 from attune.maven import fetch_jars
 
 if TYPE_CHECKING:
@@ -41,15 +48,15 @@ class SparkSnapshot:
 
     def define_views(self) -> None:
         """The views that recipes read. Which rows do not count is looked for once; there are hardly any."""
-        searches = [VIEWS.format(name=name) for name in self.versions] + [
-            REPEATED.format(within_ms=SENT_AGAIN_WITHIN_MS)
-        ]
-        found = {name: f"{name}_found" for name in FOUND_BY_SEARCH}
+        searches = [VIEWS.format(name=name) for name in self.versions]
+        searches += [REPEATED.format(within_ms=SENT_AGAIN_WITHIN_MS), "SELECT 1"]
         with _reported():
-            self._last("\n".join([*searches, "SELECT 1"]), {})
-            for name, table in found.items():
-                self.define(table, self.session.table(name).toArrow())
-            self._last("\n".join([COUNTING.format(**found), "SELECT 1"]), {})
+            self._last("\n".join(searches), {})
+            found = {name: self.session.table(name).toArrow() for name in SEARCHES}
+            for name, rows in found.items():
+                self.define(f"{name}_found", rows)
+            named = {name: f"{name}_found" for name, rows in found.items() if rows.num_rows}
+            self._last(f"{counting_views(named)}\nSELECT 1", {})
 
     def define(self, name: str, table: pa.Table) -> None:
         self.session.createDataFrame(table).createOrReplaceTempView(name)
