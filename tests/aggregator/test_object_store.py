@@ -200,13 +200,13 @@ def test_the_aggregator_fills_it_and_builds_and_the_command_line_reads_it(tmp_pa
             plant.append(*[thumb_event(n, n) for n in range(10)])
             eventually(lambda: list_datasets(tmp_path / "datasets", "default", "concierge"), 60)
             eventually(lambda: plant.log.positions("aggregator").get((FEEDBACK, 0)) == 10, 60)
+            for command, said in (("stats", "responses"), ("optimize", "deleted"), ("check", "as written")):
+                ended = CliRunner().invoke(app, ["lake", command, "--config", str(config)])
+                assert ended.exit_code == 0, ended.output
+                assert said in ended.output
     finally:
         process.terminate()
         assert process.wait(30) == 0
-    for command, said in (("stats", "responses"), ("optimize", "deleted"), ("check", "as written")):
-        ended = CliRunner().invoke(app, ["lake", command, "--config", str(config)])
-        assert ended.exit_code == 0, ended.output
-        assert said in ended.output
     assert not (tmp_path / "lake").exists()
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attune.aggregator.ingest import Ingest
+from attune.aggregator.privacy.guard import Guard
 from attune.aggregator.privacy.scrubber import Scrubber
 from attune.eventlog import FEEDBACK, RESPONSES
 from attune.lake.tables import Position, feedback_row, response_row
@@ -179,7 +180,7 @@ def test_bad_settings_stop_the_start(tmp_path: Any, line: str, complaint: str) -
 def test_nothing_of_it_reaches_the_lake(plant: Plant) -> None:
     plant.append(response_event(1, text=MAIL), response_event(2), thumb_event(1, 1, comment=PHONE))
     for topic in (RESPONSES, FEEDBACK):
-        Ingest(plant.log, plant.lake, topic, batch_records=10, scrubber=scrubber()).poll()
+        Ingest(plant.log, plant.lake, topic, batch_records=10, guard=Guard(scrubber())).poll()
     rows = plant.lake.responses.read(["text", "masked", "output_token_ids"]).to_pylist()
     assert [dict(row["masked"]) for row in rows] == [{"mail": 1}, {}]
     assert [bool(row["output_token_ids"]) for row in rows] == [False, True]

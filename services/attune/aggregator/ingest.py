@@ -1,9 +1,11 @@
 """From the event log to the lake, each event exactly once."""
 
+import contextlib
+import gc
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from attune import metrics
@@ -133,7 +135,8 @@ class Ingest:
         following = first
         if records:
             following = records[-1].offset + 1
-            rows, dead = self._convert(records, log_id)
+            with _no_collection():
+                rows, dead = self._convert(records, log_id)
             self._reached("converted")
             self._set_aside(dead, source, following)
             self._reached("dead letters written")
@@ -273,6 +276,19 @@ class Ingest:
             self._seen_since, self._seen = None, SeenIds(())
             return
         self._seen = SeenIds(rows["event_id"].slice(max(0, rows.num_rows - _IDS_REMEMBERED)).to_pylist())
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """A batch's rows are many objects that live on and refer to nothing above them: looking for cycles among them
+    again and again takes as long as making them."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _count_strange_times(rows: Iterable[Row]) -> int:

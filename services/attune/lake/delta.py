@@ -87,6 +87,7 @@ class LakeTable:
             set_torn_commits_aside(place)
         self._handle = self._open()
         self._synced_version = -1
+        self._synced_days: set[Path] = set()
         self._files_left_by_merging = 0
 
     @property
@@ -206,14 +207,18 @@ class LakeTable:
                 note_checksums(folder, added)
                 for name in added:
                     sync(folder / name)
-                    sync((folder / name).parent)
+                days = {(folder / name).parent for name in added}
+                for day in days:
+                    sync(day)
             except FileNotFoundError:
                 return False
             sync(entry)
             if (checkpoint := log / f"{version:020d}.checkpoint.parquet").exists():
                 sync(checkpoint)
                 sync(log / "_last_checkpoint")
-        sync(folder)
+            if not days <= self._synced_days:
+                sync(folder)
+                self._synced_days |= days
         sync(log)
         return True
 

@@ -6,6 +6,7 @@ recipes that do say so (`masked`). Each row says how many pieces of each kind it
 kept nor logged. Ids that the application chose (conversations, requests, users) are not looked at.
 """
 
+import itertools
 import json
 import time
 from collections import Counter
@@ -68,9 +69,9 @@ class Scrubber:
         return {**row, "masked": sorted(found.items())}
 
 
-def _masked(text: str, kind: str, finder: Finder, found: Counter[str], deadline: float) -> str:
+def _masked(text: str, kind: str, spans: Iterator[Span], found: Counter[str], deadline: float) -> str:
     pieces, done = [], 0
-    for start, end in sorted(_in_time(finder(text), deadline)):
+    for start, end in sorted(_in_time(spans, deadline)):
         if end <= done:  # nothing, or within what is masked already
             continue
         if start >= done:
@@ -101,10 +102,16 @@ class _Mask:
     def text(self, text: str) -> str:
         if not text:
             return text
-        masked, found = text, Counter[str]()
+        masked = text
+        found: Counter[str] = Counter()
+        impossible = patterns.impossible(text)
         try:
             for kind, finder in self.finders.items():
-                masked = _masked(masked, kind, finder, found, self.deadline)
+                if kind in impossible:
+                    continue
+                spans = finder(masked)
+                if (first := next(spans, None)) is not None:  # mostly there is nothing
+                    masked = _masked(masked, kind, itertools.chain((first,), spans), found, self.deadline)
         except TooSlow:
             masked, found = f"[{UNREAD}]", Counter({UNREAD: 1})
         self.found.update(found)
