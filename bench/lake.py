@@ -160,11 +160,11 @@ def report(readings: dict[int, dict[str, list[Reading]]], feedback: int, rounds:
     lines = [
         "## Datasets",
         "",
-        f"`python -m bench.lake`: `pairs` from {feedback:,} rows of feedback on {THREADS} threads, from the lake's tables to",
-        "durable files, beside the same join by hand in DuckDB, fetched into memory.",
+        f"`python -m bench.lake`: `pairs` from {feedback:,} rows of feedback on {THREADS} threads, from the lake's",
+        "tables to durable files, beside the same join by hand in DuckDB, fetched into memory.",
         f"{machine()} {rounds} rounds, in turns; medians with 95 % intervals of a bootstrap, ratios within a round.",
         "",
-        "| responses | attune, s | by hand, s | ratio | CPU ratio | attune, peak MiB | by hand, peak MiB | rows (by hand) |",
+        "| responses | attune, s | by hand, s | ratio | CPU ratio | attune, MiB | by hand, MiB | rows (by hand) |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for count, found in readings.items():
