@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from attune.aggregator.dataset_service import DatasetService
 from attune.aggregator.datasets import Workshop
 from attune.aggregator.lake_service import LakeService
 from attune.aggregator.lineage_service import LineageService
+from attune.aggregator.log_service import LogService
+from attune.aggregator.privacy.scrubber import Scrubber
 from attune.aggregator.receipt_index import ReceiptIndex
+from attune.eventlog.follower import SpoolFollower
 from attune.keys import Keys, PolicyVerifier
 from attune.personas import Personas, PersonaVersions
 from attune.personas.api_keys import KeyStore
@@ -49,6 +52,8 @@ class Office:
         personas = Personas(PersonaVersions(self.data / "personas"), "concierge")
         dataset_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetService(workshop, personas), server)
         dataset_pb2_grpc.add_LineageServiceServicer_to_server(LineageService(self.index), server)
+        looking_on = LogService(lambda: SpoolFollower(self.data / "spool"), Scrubber.from_settings(settings.privacy))
+        dataset_pb2_grpc.add_LogServiceServicer_to_server(looking_on, server)
         dataset_pb2_grpc.add_LakeServiceServicer_to_server(LakeService(lake, 6), server)
 
 
@@ -56,10 +61,13 @@ class Office:
 def open_office(data: Path) -> Iterator[Office]:
     """Until the block ends; the port stands where commands look for it."""
     office = Office(data)
-    loop = asyncio.new_event_loop()
-    started, stopping = threading.Event(), asyncio.Event()
+    started = threading.Event()
+    ways_out: list[Callable[[], object]] = []
 
     async def serve() -> None:
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        ways_out.append(lambda: loop.call_soon_threadsafe(stopping.set))
         server = rpc.build_server(office.access, max_message_bytes=1 << 16)
         office.add_services(server)
         office.port = rpc.bind(server, "127.0.0.1", 0, None)
@@ -69,12 +77,12 @@ def open_office(data: Path) -> Iterator[Office]:
         await stopping.wait()
         await server.stop(None)
 
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     try:
         assert started.wait(30)
         yield office
     finally:
-        loop.call_soon_threadsafe(stopping.set)
+        for leave in ways_out:
+            leave()
         thread.join(30)
-        loop.close()

@@ -21,6 +21,7 @@ from attune.aggregator.dead_letters import DeadLetters, dead_letters_of
 from attune.aggregator.ingest import READER, Ingest
 from attune.aggregator.lake_service import LakeService
 from attune.aggregator.lineage_service import LineageService
+from attune.aggregator.log_service import LogService
 from attune.aggregator.privacy.eraser import Eraser
 from attune.aggregator.privacy.guard import Guard
 from attune.aggregator.privacy.retention import Limits, Retention
@@ -32,6 +33,7 @@ from attune.aggregator.upkeep import keep_in_shape
 from attune.erasures import Erasures
 from attune.errors import AttuneError
 from attune.eventlog import FEEDBACK, RESPONSES, EventReader, SqliteLogReader, open_when_there
+from attune.eventlog.follower import Follower, SpoolFollower
 from attune.eventlog.positions import refuse_shipped_spool
 from attune.keys import Keys, PolicyVerifier
 from attune.lake.lake import Lake
@@ -184,6 +186,16 @@ def open_log(settings: Settings, stopping: threading.Event) -> EventReader | Non
     return open_when_there(lambda: KafkaLogReader(cluster, READER), stopping)
 
 
+def follow_log(settings: Settings) -> Follower:
+    """The same log, for somebody who looks on."""
+    if not settings.kafka.servers:
+        return SpoolFollower(settings.data / "spool")
+    from attune.eventlog.cluster import Cluster
+    from attune.eventlog.kafka_follower import KafkaFollower
+
+    return KafkaFollower(Cluster.of(settings.kafka))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="attune's aggregator: event log to lake to datasets")
     parser.add_argument("--config", type=Path, help="settings, TOML")
@@ -224,6 +236,8 @@ async def serve(settings: Settings) -> None:
     workshop = Workshop(settings.data / "datasets", place, BuildRules.from_settings(rules), keys.split)
     dataset_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetService(workshop, personas), server)
     dataset_pb2_grpc.add_LineageServiceServicer_to_server(LineageService(index), server)
+    looking_on = LogService(lambda: follow_log(settings), Scrubber.from_settings(settings.privacy))
+    dataset_pb2_grpc.add_LogServiceServicer_to_server(looking_on, server)
     dataset_pb2_grpc.add_LakeServiceServicer_to_server(LakeService(place, settings.lake.history_hours), server)
     answers = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(answers, server)

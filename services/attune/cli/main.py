@@ -15,6 +15,7 @@ from attune.cli.feedback import feedback_app
 from attune.cli.key import key_app
 from attune.cli.lake import lake_app
 from attune.cli.lineage import lineage
+from attune.cli.log import log_app
 from attune.cli.options import ConfigOption, DataOption, ServerOption, config_file, environment, read_settings
 from attune.cli.persona import persona_app
 from attune.cli.policy import policy_app
@@ -117,6 +118,7 @@ app.add_typer(feedback_app, name="feedback")
 app.add_typer(key_app, name="key")
 app.add_typer(lake_app, name="lake")
 app.add_typer(dataset_app, name="dataset")
+app.add_typer(log_app, name="log")
 app.add_typer(topics_app, name="topics")
 app.add_typer(dead_letter_app, name="dead-letter")
 app.add_typer(config_app, name="config")

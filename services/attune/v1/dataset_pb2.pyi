@@ -1721,3 +1721,228 @@ class LineageNode(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LineageNode: _TypeAlias = LineageNode  # noqa: Y015
+
+@_typing.final
+class TailLogRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSES_FIELD_NUMBER: _builtins.int
+    FEEDBACK_FIELD_NUMBER: _builtins.int
+    PERSONA_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    responses: _builtins.bool
+    """Only responses, or only feedback; both when both are false."""
+    feedback: _builtins.bool
+    persona: _builtins.str
+    """Only this persona's. Feedback that names none is left out then."""
+    text: _builtins.bool
+    """Also what was said: the last message of the prompt, the answer, comments and corrections; personal data in it is
+    masked as it is before the lake. Without it no text is told.
+    """
+    def __init__(
+        self,
+        *,
+        responses: _builtins.bool = ...,
+        feedback: _builtins.bool = ...,
+        persona: _builtins.str = ...,
+        text: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feedback", b"feedback", "persona", b"persona", "responses", b"responses", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TailLogRequest: _TypeAlias = TailLogRequest  # noqa: Y015
+
+@_typing.final
+class TailLogResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    missed: _builtins.int
+    """So many records were trimmed before they could be read."""
+    @_builtins.property
+    def start(self) -> Global___TailStart:
+        """First: what comes from now on is told."""
+
+    @_builtins.property
+    def event(self) -> Global___LoggedEvent: ...
+    def __init__(
+        self,
+        *,
+        start: Global___TailStart | None = ...,
+        event: Global___LoggedEvent | None = ...,
+        missed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "missed", b"missed", "part", b"part", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "missed", b"missed", "part", b"part", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["start", "event", "missed"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___TailLogResponse: _TypeAlias = TailLogResponse  # noqa: Y015
+
+@_typing.final
+class TailStart(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TailStart: _TypeAlias = TailStart  # noqa: Y015
+
+@_typing.final
+class LoggedEvent(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    CREATED_UNIX_MS_FIELD_NUMBER: _builtins.int
+    PERSONA_FIELD_NUMBER: _builtins.int
+    RESPONSE_ID_FIELD_NUMBER: _builtins.int
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    END_USER_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    FEEDBACK_FIELD_NUMBER: _builtins.int
+    UNREADABLE_FIELD_NUMBER: _builtins.int
+    topic: _builtins.str
+    """attune.responses or attune.feedback."""
+    partition: _builtins.int
+    offset: _builtins.int
+    event_id: _builtins.str
+    created_unix_ms: _builtins.int
+    persona: _builtins.str
+    response_id: _builtins.str
+    conversation_id: _builtins.str
+    end_user: _builtins.str
+    """A pseudonym."""
+    unreadable: _builtins.str
+    """Why nothing can be made of the record; told to the tenant `default`."""
+    @_builtins.property
+    def response(self) -> Global___LoggedResponse: ...
+    @_builtins.property
+    def feedback(self) -> Global___LoggedFeedback: ...
+    def __init__(
+        self,
+        *,
+        topic: _builtins.str = ...,
+        partition: _builtins.int = ...,
+        offset: _builtins.int = ...,
+        event_id: _builtins.str = ...,
+        created_unix_ms: _builtins.int = ...,
+        persona: _builtins.str = ...,
+        response_id: _builtins.str = ...,
+        conversation_id: _builtins.str = ...,
+        end_user: _builtins.str = ...,
+        response: Global___LoggedResponse | None = ...,
+        feedback: Global___LoggedFeedback | None = ...,
+        unreadable: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["feedback", b"feedback", "of", b"of", "response", b"response", "unreadable", b"unreadable"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "created_unix_ms", b"created_unix_ms", "end_user", b"end_user", "event_id", b"event_id", "feedback", b"feedback", "of", b"of", "offset", b"offset", "partition", b"partition", "persona", b"persona", "response", b"response", "response_id", b"response_id", "topic", b"topic", "unreadable", b"unreadable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_of: _TypeAlias = _typing.Literal["response", "feedback", "unreadable"]  # noqa: Y015
+    _WhichOneofArgType_of: _TypeAlias = _typing.Literal["of", b"of"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_of) -> _WhichOneofReturnType_of | None: ...
+
+Global___LoggedEvent: _TypeAlias = LoggedEvent  # noqa: Y015
+
+@_typing.final
+class LoggedResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    FINISH_REASON_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    TOTAL_MS_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    policy_id: _builtins.str
+    """Empty for an answer from elsewhere."""
+    source: _builtins.str
+    """served, imported or teacher."""
+    finish_reason: _builtins.str
+    prompt_tokens: _builtins.int
+    output_tokens: _builtins.int
+    total_ms: _builtins.float
+    prompt: _builtins.str
+    """With `text`, where storing was not denied."""
+    text: _builtins.str
+    def __init__(
+        self,
+        *,
+        policy_id: _builtins.str = ...,
+        source: _builtins.str = ...,
+        finish_reason: _builtins.str = ...,
+        prompt_tokens: _builtins.int = ...,
+        output_tokens: _builtins.int = ...,
+        total_ms: _builtins.float = ...,
+        prompt: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "output_tokens", b"output_tokens", "policy_id", b"policy_id", "prompt", b"prompt", "prompt_tokens", b"prompt_tokens", "source", b"source", "text", b"text", "total_ms", b"total_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoggedResponse: _TypeAlias = LoggedResponse  # noqa: Y015
+
+@_typing.final
+class LoggedFeedback(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    RETRACTED_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    CORRECTION_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """As in a receipt."""
+    name: _builtins.str
+    value: _builtins.str
+    """up, 4, "solved = true" and the like; of a ranking, how many responses it ranks."""
+    author: _builtins.str
+    revision: _builtins.int
+    retracted: _builtins.bool
+    comment: _builtins.str
+    """With `text`."""
+    correction: _builtins.str
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        name: _builtins.str = ...,
+        value: _builtins.str = ...,
+        author: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        retracted: _builtins.bool = ...,
+        comment: _builtins.str = ...,
+        correction: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "comment", b"comment", "correction", b"correction", "kind", b"kind", "name", b"name", "retracted", b"retracted", "revision", b"revision", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoggedFeedback: _TypeAlias = LoggedFeedback  # noqa: Y015

@@ -662,6 +662,80 @@ class LineageService:
             _registered_method=True)
 
 
+class LogServiceStub:
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.TailLog = channel.unary_stream(
+                '/attune.v1.LogService/TailLog',
+                request_serializer=attune_dot_v1_dot_dataset__pb2.TailLogRequest.SerializeToString,
+                response_deserializer=attune_dot_v1_dot_dataset__pb2.TailLogResponse.FromString,
+                _registered_method=True)
+
+
+class LogServiceServicer:
+    """Missing associated documentation comment in .proto file."""
+
+    def TailLog(self, request, context):
+        """The tenant's events as they come into the event log, from now on, until the caller ends it. Nothing waits for a slow
+        reader: what was trimmed before it was read is counted. At most 4 at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_LogServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'TailLog': grpc.unary_stream_rpc_method_handler(
+                    servicer.TailLog,
+                    request_deserializer=attune_dot_v1_dot_dataset__pb2.TailLogRequest.FromString,
+                    response_serializer=attune_dot_v1_dot_dataset__pb2.TailLogResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'attune.v1.LogService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('attune.v1.LogService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class LogService:
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def TailLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/attune.v1.LogService/TailLog',
+            attune_dot_v1_dot_dataset__pb2.TailLogRequest.SerializeToString,
+            attune_dot_v1_dot_dataset__pb2.TailLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class LakeServiceStub:
     """The tables are all tenants' together: only keys of the tenant `default` may ask, others get PERMISSION_DENIED.
     """

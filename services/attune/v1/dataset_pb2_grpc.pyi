@@ -259,6 +259,37 @@ class LineageServiceServicer(metaclass=_abc_1.ABCMeta):
 
 def add_LineageServiceServicer_to_server(servicer: LineageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
+class LogServiceStub:
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> LogServiceAsyncStub: ...
+    TailLog: _grpc.UnaryStreamMultiCallable[_dataset_pb2.TailLogRequest, _dataset_pb2.TailLogResponse]
+    """The tenant's events as they come into the event log, from now on, until the caller ends it. Nothing waits for a slow
+    reader: what was trimmed before it was read is counted. At most 4 at once.
+    """
+
+@_typing.type_check_only
+class LogServiceAsyncStub(LogServiceStub):
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    TailLog: _aio.UnaryStreamMultiCallable[_dataset_pb2.TailLogRequest, _dataset_pb2.TailLogResponse]  # type: ignore[assignment]
+    """The tenant's events as they come into the event log, from now on, until the caller ends it. Nothing waits for a slow
+    reader: what was trimmed before it was read is counted. At most 4 at once.
+    """
+
+class LogServiceServicer(metaclass=_abc_1.ABCMeta):
+    @_abc_1.abstractmethod
+    def TailLog(
+        self,
+        request: _dataset_pb2.TailLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_dataset_pb2.TailLogResponse], _abc.AsyncIterator[_dataset_pb2.TailLogResponse]]:
+        """The tenant's events as they come into the event log, from now on, until the caller ends it. Nothing waits for a slow
+        reader: what was trimmed before it was read is counted. At most 4 at once.
+        """
+
+def add_LogServiceServicer_to_server(servicer: LogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
 class LakeServiceStub:
     """The tables are all tenants' together: only keys of the tenant `default` may ask, others get PERMISSION_DENIED."""
 

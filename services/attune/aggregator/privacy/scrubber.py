@@ -56,15 +56,18 @@ class Scrubber:
         }
         return cls(own | {kind: shipped[kind] for kind in shipped if kind in settings.kinds})
 
-    def row(self, table: str, row: Row) -> Row:
-        """The row with its texts masked, and `masked` saying what was found. Tables without texts stay as they are."""
+    def row(self, table: str, row: Row, *, counted: bool = True) -> Row:
+        """The row with its texts masked, and `masked` saying what was found. Tables without texts stay as they are.
+
+        What does not come into the lake is not to be counted.
+        """
         found: Counter[str] = Counter()
         mask = _Mask(self.finders, found, time.thread_time() + self.row_seconds)
         if table == RESPONSES:
             row = _response(row, mask)
         elif table == FEEDBACK:
             row = _feedback(row, mask)
-        for kind, count in found.items():
+        for kind, count in found.items() if counted else ():
             metrics.MASKED.labels(table, kind).inc(count)
         return {**row, "masked": sorted(found.items())}
 
