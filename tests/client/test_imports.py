@@ -141,3 +141,21 @@ def test_feedback_that_makes_no_sense_makes_the_line_bad(feedback: object, reaso
     line = asked(feedback)
     assert line.record is None
     assert reason in line.reason
+
+
+@pytest.mark.parametrize(
+    ("form", "row", "reason"),
+    [
+        ("attune", {"messages": []}, "not of the format attune: it has no answers"),
+        ("attune", {"messages": 5, "answers": []}, "not of the format attune: something in it is of another kind"),
+        ("hh", {"chosen": 5, "rejected": ""}, "not of the format hh: something in it is of another kind"),
+        (
+            "ultrafeedback",
+            {"instruction": "a", "completions": [{"response": "a", "overall_score": "good"}]},
+            "not of the format ultrafeedback: something in it is of another kind",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_said_in_plain_words(form: str, row: dict[str, object], reason: str) -> None:
+    (line,) = read(form, row)
+    assert line.reason == reason

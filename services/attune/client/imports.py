@@ -52,15 +52,19 @@ def read_lines(lines: Iterator[bytes], form: str, *, name: str, persona: str) ->
             continue
         try:
             row = json.loads(raw)
+        except (ValueError, RecursionError):
+            yield Line(number, None, "not JSON")
+            continue
+        try:
             if not isinstance(row, dict):
                 raise InvalidInput("not a JSON object")
             record = FORMATS[form](row)
         except InvalidInput as error:
             yield Line(number, None, error.message)
-        except (ValueError, RecursionError):
-            yield Line(number, None, "not JSON")
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
-            yield Line(number, None, f"not of the format {form}: {type(error).__name__} {str(error)[:80]}")
+        except KeyError as missing:
+            yield Line(number, None, f"not of the format {form}: it has no {missing.args[0]}")
+        except (ValueError, TypeError, AttributeError, IndexError, OverflowError):
+            yield Line(number, None, f"not of the format {form}: something in it is of another kind")
         else:
             record.request.import_id = record.request.import_id or _import_id(name, raw)
             record.request.persona = record.request.persona or persona

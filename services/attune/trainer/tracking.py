@@ -5,6 +5,8 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 
+from attune.errors import Unavailable
+
 _EXPERIMENT = "attune"
 _FORBIDDEN = re.compile(r"[^\w\-. :/]")  # in names of MLflow's metrics
 
@@ -25,11 +27,21 @@ def stay_at_home() -> None:
 
 
 def open_tracking(uri: str) -> None:
-    """Connects to MLflow, making its tables where they are missing, which takes seconds."""
-    import mlflow
+    """Connects to MLflow, making its tables where they are missing, which takes seconds.
 
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_experiment(_EXPERIMENT)
+    Raises Unavailable, without the address, which may hold a password.
+    """
+    import mlflow
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_experiment(_EXPERIMENT)
+    except (mlflow.MlflowException, SQLAlchemyError) as error:
+        raise Unavailable(
+            f"MLflow's store cannot be used ({type(error).__name__}): see trainer.mlflow_uri; a damaged mlflow.db in "
+            "the data folder may be moved away, for it holds the runs' curves only"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -72,6 +72,15 @@ async def test_the_second_request_of_a_connection_must_come_whole_too() -> None:
         writer.close()
 
 
+async def test_a_connection_cannot_become_another_protocol() -> None:
+    headers = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
+    async with serving(plain()) as port, httpx.AsyncClient() as http:
+        reply = await http.get(
+            f"http://127.0.0.1:{port}/", headers={**headers, "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ=="}
+        )
+    assert (reply.status_code, reply.text) == (200, "here")
+
+
 @pytest.mark.parametrize("header", [b"x: " + b"y" * 10_000_000, b"x: y\r\n" * 1_000_000])
 async def test_headers_without_end_are_refused(header: bytes) -> None:
     async with serving(plain()) as port:

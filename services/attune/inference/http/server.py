@@ -56,6 +56,7 @@ class HttpServer:
         config = uvicorn.Config(
             app,
             http=type("Impatient", (_Impatient,), {"request_seconds": request_seconds}),
+            ws="none",
             lifespan="off",
             access_log=False,
             log_config=None,
