@@ -6,7 +6,9 @@ from attune.aggregator.build import Builder, BuildRules
 from attune.eventlog import FEEDBACK, RESPONSES
 from attune.lake.dataset import Dataset, list_datasets, open_dataset
 from attune.lake.snapshot import open_snapshot
+from attune.v1 import event_pb2
 from tests.aggregator.plant import SPLIT_KEY, Plant
+from tests.aggregator.recipes.conversation import opinion
 from tests.aggregator.recipes.story import story
 from tests.lake.events import NOW_UNIX_MS, response_event, thumb_event
 
@@ -107,3 +109,38 @@ def test_ingest_goes_on_from_the_handle_that_a_snapshot_read(plant: Plant) -> No
         assert snapshot.rows("SELECT count(*) FROM responses") == [(1,)]
     with open_snapshot(plant.lake) as snapshot:
         assert snapshot.rows("SELECT count(*) FROM responses") == [(2,)]
+
+
+def test_each_recipe_is_due_by_the_signals_that_it_reads(plant: Plant) -> None:
+    rules = BuildRules(2, 30, 0.2, recipes=("thumbs", "demonstrations"), persona_recipes={"tutor": ("prompts",)})
+    builder = Builder(plant.folder / "datasets", rules, SPLIT_KEY)
+
+    def made(persona: str) -> list[str]:
+        plant.ingest_all()
+        with open_snapshot(plant.lake) as snapshot:
+            builder.build_due(snapshot, "default", persona, NOW_UNIX_MS)
+        return sorted(one.manifest.recipe.name for one in list_datasets(plant.folder / "datasets", "default", persona))
+
+    plant.append(*[response_event(n) for n in range(4)], thumb_event(0, 0), opinion(1, 1, rating=5))
+    assert made("concierge") == []
+    plant.append(thumb_event(2, 2))
+    assert made("concierge") == ["thumbs"]
+    plant.append(opinion(3, 3, rating=5))
+    assert made("concierge") == ["demonstrations", "thumbs"]
+    plant.append(*[response_event(n, persona="tutor") for n in (5, 6)])
+    plant.append(*[thumb_event(n, n, persona="tutor") for n in (5, 6)])
+    assert made("tutor") == ["prompts"]
+
+
+def test_an_outcome_of_a_conversation_is_new_for_its_responses_persona(plant: Plant) -> None:
+    solved = opinion(1, 1, outcome=event_pb2.Outcome(name="solved", flag=True), name="solved")
+    solved.response_id = solved.persona = ""
+    plant.append(response_event(1), solved)
+    plant.ingest_all()
+    rules = BuildRules(1, 30, 0.2, arguments={"rewards": {"outcome.solved": 1.0}})
+    builder = Builder(plant.folder / "datasets", rules, SPLIT_KEY)
+    with open_snapshot(plant.lake) as snapshot:
+        assert builder.build_if_due(snapshot, "default", "tutor", "rewards", NOW_UNIX_MS) is None
+        dataset = builder.build_if_due(snapshot, "default", "concierge", "rewards", NOW_UNIX_MS)
+    assert dataset is not None
+    assert dataset.table()["score"].to_pylist() == [1.0]
