@@ -3,6 +3,7 @@
 responses_rows, feedback_rows    every row, as ingested
 responses, feedback              what recipes read: of rows with one event_id the first; of requests that two replicas
                                  answered, because a client sent them again elsewhere, the answers made first
+conversations                    of these: one row for each conversation with a persona
 
 A request was sent again when tenant, client_request_id and prompt are the same within a day; answers that were aborted
 do not count as answers. What is left of the others is in responses_repeated.
@@ -74,6 +75,20 @@ _NOT_COUNTING: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "responses_repeated": ("tenant", "request_group"),
     },
 }
+_CONVERSATIONS = """
+CREATE OR REPLACE TEMP VIEW conversations AS
+    SELECT c.*, coalesce(f.feedback, 0) AS feedback
+    FROM (
+        SELECT
+            tenant, persona, conversation_id, min(end_user) AS end_user, count(*) AS responses, max(turn) AS turns,
+            min(created_unix_ms) AS began_unix_ms, max(created_unix_ms) AS ended_unix_ms
+        FROM responses WHERE conversation_id <> '' GROUP BY tenant, persona, conversation_id
+    ) AS c
+    LEFT JOIN (
+        SELECT tenant, conversation_id, count(*) AS feedback
+        FROM feedback WHERE conversation_id <> '' GROUP BY tenant, conversation_id
+    ) AS f ON f.tenant = c.tenant AND f.conversation_id = c.conversation_id;
+"""
 SENT_AGAIN_WITHIN_MS = 86_400_000
 """How far apart two answers to a request may be that a client sent to two replicas."""
 SEARCHES = tuple(name for searches in _NOT_COUNTING.values() for name in searches)
@@ -83,8 +98,8 @@ _BATCH_ROWS = 10_000
 
 
 def counting_views(searches: Mapping[str, str]) -> str:
-    """Statements for `feedback` and `responses`, with what each search found under another name; without those that
-    found nothing, which is nearly always.
+    """Statements for `feedback`, `responses` and `conversations`, with what each search found under another name;
+    without those that found nothing, which is nearly always.
     """
     script = []
     for name, shared in _NOT_COUNTING.items():
@@ -95,7 +110,7 @@ def counting_views(searches: Mapping[str, str]) -> str:
             if search in searches
         ]
         script.append(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT r.* FROM {name}_rows AS r {' '.join(joins)};")
-    return "\n".join(script)
+    return "\n".join([*script, _CONVERSATIONS])
 
 
 class Source(Protocol):
