@@ -43,6 +43,7 @@ class Erasures:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._certified: dict[str, tuple[str, int]] = {}
 
     def ask(self, tenant: str, person: str, now_unix_ms: int) -> Request:
         """Durably; of a person whose erasure still runs that one is meant."""
@@ -70,14 +71,21 @@ class Erasures:
         """Of whom nothing that was made until a time comes in any more: by digest."""
         dropped: dict[str, int] = {}
         for erasure_id in self.ids():
-            request, certificate = self.read(erasure_id, REQUEST), self.read(erasure_id, CERTIFICATE)
-            if request is not None:
-                digest = digest_of(request["tenant"], request["person"])
-                dropped[digest] = max(dropped.get(digest, 0), request["requested_unix_ms"])
-            elif certificate is not None:
-                digest = certificate["person_sha256"]
-                dropped[digest] = max(dropped.get(digest, 0), certificate["requested_unix_ms"])
+            found = self._certified.get(erasure_id) or self._look(erasure_id)
+            if found is not None:
+                digest, until_unix_ms = found
+                dropped[digest] = max(dropped.get(digest, 0), until_unix_ms)
         return dropped
+
+    def _look(self, erasure_id: str) -> tuple[str, int] | None:
+        """A certificate never changes: it is read once."""
+        request, certificate = self.read(erasure_id, REQUEST), self.read(erasure_id, CERTIFICATE)
+        if certificate is not None:
+            self._certified[erasure_id] = certificate["person_sha256"], certificate["requested_unix_ms"]
+            return self._certified[erasure_id]
+        if request is not None:
+            return digest_of(request["tenant"], request["person"]), request["requested_unix_ms"]
+        return None
 
     def read(self, erasure_id: str, name: str) -> dict[str, Any] | None:
         """None when it is not there. Raises DataLoss when it is damaged."""

@@ -1,5 +1,6 @@
 """What a log in one SQLite file has to survive."""
 
+import contextlib
 import json
 import os
 import resource
@@ -329,3 +330,54 @@ def test_a_reader_goes_on_over_the_writers_deaths_and_restarts(tmp_path: Path) -
         assert reader.read(RESPONSES, 0, offset, 1, 1)[0].offset == offset
         reader.commit("aggregator", {(RESPONSES, 0): offset})
     reader.close()
+
+
+def leave_on_a_free_page(file: Path, statement: str) -> None:
+    """As SQLite does where it is not built to overwrite what it deletes."""
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("PRAGMA secure_delete = OFF")
+        connection.execute(statement)
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert b"Quokkaflower" in file.read_bytes()
+
+
+def test_what_is_erased_leaves_its_place_and_nothing_else(tmp_path: Path) -> None:
+    log = SqliteLog(tmp_path, max_bytes=64 * MIB, readers=("aggregator",), feedback_share=0.1)
+    for number in range(2000):
+        word = b"Quokkaflower" if number % 500 == 7 else b"others"
+        log.append(RESPONSES, b"key-of-" + word, word * 20)
+    log.append(FEEDBACK, b"key", b"Quokkaflower of feedback").result(10)
+    used = log._space.used_bytes
+    leave_on_a_free_page(
+        tmp_path / "events.sqlite", "DELETE FROM records WHERE topic = 'attune.responses' AND offset < 8"
+    )
+
+    erased = log.erase(lambda record: b"Quokkaflower" in record.payload).result(30)
+
+    assert erased == 4
+    for file in tmp_path.glob("events.sqlite*"):
+        assert b"Quokkaflower" not in file.read_bytes()
+    records = log.read(RESPONSES, 0, 500, 10, MIB)
+    assert [(one.offset, one.key, one.payload) for one in records[7:9]] == [
+        (507, b"", b""),
+        (508, b"key-of-others", b"others" * 20),
+    ]
+    assert log._space.used_bytes < used
+    assert log.append(RESPONSES, b"", b"more").result(10) == 2000
+    log.close()
+    with pytest.raises(Unavailable):
+        log.erase(lambda _record: True)
+
+
+def test_while_somebody_reads_an_erasure_is_to_be_tried_again(tmp_path: Path) -> None:
+    log = SqliteLog(tmp_path, max_bytes=MIB, readers=("aggregator",), feedback_share=0.1)
+    log.append(RESPONSES, b"", b"Quokkaflower").result(10)
+    with contextlib.closing(sqlite3.connect(tmp_path / "events.sqlite", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM records").fetchall()
+        with pytest.raises(Unavailable):
+            log.erase(lambda _record: True).result(60)
+        reader.execute("COMMIT")
+    log.erase(lambda _record: True).result(30)
+    assert all(b"Quokkaflower" not in file.read_bytes() for file in tmp_path.glob("events.sqlite*"))
+    log.close()

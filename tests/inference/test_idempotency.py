@@ -1,4 +1,6 @@
 import asyncio
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -119,4 +121,29 @@ async def test_a_file_that_is_damaged_while_it_is_used_refuses_for_a_reason(tmp_
     (tmp_path / "idempotency.sqlite").write_bytes(b"garbage" * 10_000)
     with pytest.raises(Unavailable, match="cannot be read now"):
         store.begin(NAME, b"digest")
+    store.close()
+
+
+async def test_erased_answers_are_in_no_page_of_the_file(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    for number in range(50):
+        word = b"Quokkaflower" if number == 7 else b"others"
+        await answered(store, ("acme", "chat", f"request-{number}"), word * 100)
+    await answered(store, ("acme", "chat", "held"), b"Quokkaflower", durable=False)
+    file = tmp_path / "idempotency.sqlite"
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("PRAGMA secure_delete = OFF")
+        connection.execute("DELETE FROM answers WHERE client_id = 'request-7'")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    await answered(store, NAME, b"Quokkaflower")
+
+    def theirs(_name: tuple[str, str, str], answer: bytes) -> bool:
+        return b"Quokkaflower" in answer
+
+    store.forget(theirs)
+    assert store.erase(theirs) == 1
+    assert b"Quokkaflower" not in file.read_bytes()
+    assert b"Quokkaflower" not in file.with_name(f"{file.name}-wal").read_bytes()
+    assert store.begin(("acme", "chat", "held"), b"digest") is None
+    assert store.begin(("acme", "chat", "request-8"), b"digest") == b"others" * 100
     store.close()

@@ -1,4 +1,5 @@
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from attune.chat.messages import typed_messages
 from attune.chat.model import model_hash
 from attune.chat.template import ChatTemplate
 from attune.keys import PolicySigner, PolicyVerifier
+from attune.lake.erased import Erased
 from attune.personas.persona import Persona, read_persona
 from attune.registry.policies import Registry
 from attune.registry.rollouts import RolloutEntry, RolloutLog
@@ -280,3 +282,37 @@ def test_one_cycle_at_a_time_for_each_persona(cycles: Cycles) -> None:
 
 def replace_name(persona: Persona, name: str) -> Persona:
     return persona.model_copy(update={"name": name})
+
+
+def erase(cycles: Cycles, dataset_id: str) -> None:
+    folder = cycles.datasets / dataset_id
+    folder.mkdir(parents=True)
+    erased = Erased(dataset_id, "default", "concierge", "thumbs", True, 0, {})
+    (folder / "erased.json").write_text(json.dumps(asdict(erased)))
+
+
+def test_nothing_is_published_of_a_dataset_that_was_erased_while_it_was_trained_on(
+    cycles: Cycles, feedback: pa.Table
+) -> None:
+    def state(name: str) -> None:
+        if name == "publishing":
+            erase(cycles, "d-1")
+
+    outcome = run(cycles, feedback, watch=replace(QUIET, on_state=state))
+    assert (outcome.outcome, outcome.policy_id) == ("failed", "")
+    assert "erased" in outcome.reason
+    assert cycles.registry.ids() == ()
+
+
+def test_a_candidate_is_held_against_the_base_where_what_serves_is_to_be_withdrawn(
+    cycles: Cycles, feedback: pa.Table, tmp_path: Path
+) -> None:
+    run(cycles, feedback)
+    cycles.rollouts.append(RolloutEntry(1, "default", "concierge", (("p-000001", 1.0),), "gate", "", 0))
+    assert cycles.tainted() == {}
+    erase(cycles, "d-1")
+    assert list(cycles.tainted()) == ["p-000001"]
+    again = dataset_of(tmp_path / "d", thumbs(150), cycles.base_model_hash).table()
+    outcome = run(cycles, again, "d-2")
+    assert outcome.outcome == "passed"
+    assert cycles.registry.read("p-000002").training["serving_policy_id"] == "base"

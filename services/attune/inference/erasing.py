@@ -24,6 +24,8 @@ from attune.v1 import chat_pb2, event_pb2
 logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
+# Appending waits while a file is rewritten.
+_AGAIN_SECONDS = 15.0
 
 
 @dataclass(eq=False)
@@ -37,12 +39,14 @@ class Forgetting:
 
     async def run(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
+            pause_seconds = _LOOK_SECONDS
             try:
                 await self.turn()
             except (AttuneError, OSError) as error:
                 logger.error("an erasure is tried again", extra={"reason": str(error)})
+                pause_seconds = _AGAIN_SECONDS
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), _LOOK_SECONDS)
+                await asyncio.wait_for(stopping.wait(), pause_seconds)
 
     async def turn(self) -> None:
         for request in await asyncio.to_thread(self.erasures.running):
