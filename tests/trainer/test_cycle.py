@@ -2,6 +2,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -98,6 +99,10 @@ def test_a_dataset_becomes_a_policy_that_may_serve(cycles: Cycles, feedback: pa.
     assert manifest.metrics["gain_lower_nats"] > 0
     assert manifest.metrics["skills.words.items"] == 2  # the tutor's prompt is not asked
     assert not list((cycles.folder / "work" / "default.concierge").iterdir())
+    (run_of_it,) = mlflow.search_runs(filter_string="tags.dataset_id = 'd-1'", output_format="list")
+    (told,) = run_of_it.inputs.dataset_inputs
+    assert (told.dataset.name, told.dataset.digest) == ("default/concierge", "d-1")
+    assert str(cycles.datasets / "d-1") in told.dataset.source
 
 
 def test_the_probe_tells_the_policy_from_the_base(cycles: Cycles, feedback: pa.Table, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from attune.trainer.examples import Example, least_label_share, read_examples, s
 from attune.trainer.gate import Limits, Metrics, check_data, judge
 from attune.trainer.kto import KtoArguments, TrainingStopped
 from attune.trainer.outcomes import Ending, Outcome, Outcomes
-from attune.trainer.tracking import track_figures, tracked_run
+from attune.trainer.tracking import track_dataset, track_figures, tracked_run
 from attune.trainer.trigger import approval, enough_learned
 from attune.v1 import event_pb2
 
@@ -186,6 +186,7 @@ class Cycles:
         items_hash = items_sha256(items)
         serving_folder = self._copy_of(serving, work)
         with tracked_run(name, {"persona": persona.name, "tenant": persona.tenant, "dataset_id": dataset_id}):
+            track_dataset(f"{persona.tenant}/{persona.name}", dataset_id, self.datasets / dataset_id)
             candidate = make_candidate(
                 self.base_folder,
                 serving_folder,

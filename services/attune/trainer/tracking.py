@@ -1,9 +1,11 @@
 """MLflow: a run for every cycle, in a local SQLite file unless the operator names a server."""
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from attune.errors import Unavailable
 
@@ -58,3 +60,13 @@ def track_figures(figures: Mapping[str, float]) -> None:
     import mlflow
 
     mlflow.log_metrics({_FORBIDDEN.sub("_", name): value for name, value in figures.items()})
+
+
+def track_dataset(name: str, dataset_id: str, folder: Path) -> None:
+    """Says what the open run learns from: by its id, which is a digest, and where it lies here; no row is sent."""
+    import mlflow
+    from mlflow.data.dataset_source_registry import get_dataset_source_from_json
+    from mlflow.data.meta_dataset import MetaDataset
+
+    source = get_dataset_source_from_json(json.dumps({"uri": str(folder)}), "local")
+    mlflow.log_input(MetaDataset(source, name=name, digest=dataset_id), context="training")
