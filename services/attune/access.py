@@ -86,6 +86,7 @@ RULES: Mapping[str, Rule] = {
     "attune.v1.DatasetService/GetDataset": _OPERATE,
     "attune.v1.DatasetService/CompareDatasets": _OPERATE,
     "attune.v1.DatasetService/VerifyDatasets": _OPERATE,
+    "attune.v1.DatasetService/ExplainExample": _OPERATE,
     "attune.v1.LineageService/GetLineage": _OPERATE,
     "attune.v1.LogService/TailLog": _OPERATE,
     "attune.v1.LakeService/GetLakeStats": _OPERATE,

@@ -256,6 +256,30 @@ class LakeSettings(_Section):
         return self
 
 
+class TrustSettings(_Section):
+    """How much each row of a dataset counts; part of what a dataset is made by."""
+
+    enabled: bool = Field(True, description="Whether rows are weighed at all.")
+    person_times: float = Field(
+        4, gt=1, le=1e6, description="Most that one person weighs, in times of what people weigh on average."
+    )
+    conversation_weight: float = Field(
+        10, gt=0, le=1e9, description="Most that one conversation weighs, in rows of the weight 1."
+    )
+    person_in_cluster_weight: float = Field(
+        4, gt=0, le=1e9, description="Most that one person weighs in one prompt cluster, in rows of the weight 1."
+    )
+    cluster_share: float = Field(0.2, gt=0, le=1, description="Most that one prompt cluster weighs, of all rows.")
+    coordinated_seconds: tuple[Annotated[float, Field(ge=1, le=86_400)], ...] = Field(
+        (60, 600, 3600),
+        max_length=8,
+        description="Windows in which people who say the same are looked for; none: they are not.",
+    )
+    reviewers_agreement: bool = Field(
+        False, description="Whether reviewers count by how they agree with each other (Dawid and Skene)."
+    )
+
+
 class AggregatorSettings(_Section):
     """Event log to lake to datasets."""
 
@@ -281,6 +305,7 @@ class AggregatorSettings(_Section):
     )
     build_threads: int = Field(2, ge=1, le=1024, description="Threads for building a dataset.")
     rewards: RewardSettings = RewardSettings()
+    trust: TrustSettings = TrustSettings()
 
 
 class PrivacySettings(_Section):

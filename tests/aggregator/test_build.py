@@ -6,7 +6,11 @@ from attune.aggregator.build import Builder, BuildRules
 from attune.eventlog import FEEDBACK, RESPONSES
 from attune.lake.dataset import Dataset, list_datasets, open_dataset
 from attune.lake.snapshot import open_snapshot
+<<<<<<< HEAD
 from attune.v1 import event_pb2
+=======
+from attune.settings import TrustSettings
+>>>>>>> d61e954 (Trust: rows weigh less where one person, conversation or topic outweighs the others, or people vote alike; explain says why)
 from tests.aggregator.plant import SPLIT_KEY, Plant
 from tests.aggregator.recipes.conversation import opinion
 from tests.aggregator.recipes.story import story
@@ -80,7 +84,11 @@ def test_the_manifest_says_what_went_in(plant: Plant) -> None:
     manifest = open_dataset(dataset.folder).manifest
     assert manifest.recipe.name == "thumbs"
     assert "one row for each response and each person" in manifest.recipe.text
-    assert manifest.settings == {"window_days": 30, "heldout_share": 0.2}
+    assert manifest.settings == {
+        "window_days": 30,
+        "heldout_share": 0.2,
+        "trust": TrustSettings().model_dump(mode="json"),
+    }
     assert manifest.feedback_positions == {f"{plant.log.log_id(FEEDBACK)}/0": 11}
     assert set(manifest.table_versions) == {"responses", "feedback"}
     assert manifest.counts["left_out"] == {"unknown_response": 1}

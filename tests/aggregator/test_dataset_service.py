@@ -104,6 +104,8 @@ def test_what_no_request_may_hold_is_invalid(ours: Operator) -> None:
         ("GetDataset", {"dataset_id": "d-" + "0" * 33}, "that is no dataset's id"),
         ("CompareDatasets", {"first_id": "d-0000", "second_id": "*"}, "no dataset d-0000"),
         ("VerifyDatasets", {"dataset_id": "d-../"}, "that is no dataset's id"),
+        ("ExplainExample", {"id": ""}, "id is empty"),
+        ("ExplainExample", {"id": "x" * 1000}, "id has 1000 characters"),
     ):
         code, said = ours.refused(method, **fields)
         assert code in ("INVALID_ARGUMENT", "NOT_FOUND")
@@ -132,3 +134,16 @@ def test_where_datasets_lie_is_not_told(tmp_path: Path) -> None:
         assert theirs.ask("VerifyDatasets")[0].datasets == 0
         said = [*damage.values(), ours.refused("GetDataset", dataset_id=first)[1]]
         assert not any(str(tmp_path) in sentence for sentence in said)
+
+
+def test_an_example_is_explained_to_its_own_tenant_alone(office: Office, ours: Operator, theirs: Operator) -> None:
+    ours.build(recipes=["thumbs"])
+    newest = list_datasets(office.data / "datasets", "default", "concierge", "thumbs")[-1]
+    row = newest.table().to_pylist()[0]
+    (explained,) = ours.ask("ExplainExample", id=row["example_id"]).examples
+    assert (explained.dataset_id, explained.split) == (newest.manifest.dataset_id, row["split"])
+    assert (explained.given_weight, explained.weight, len(explained.steps)) == (1, 1, 0)
+    for name in (row["example_id"], row["feedback_ids"][0], row["response_ids"][0], "nobody-knows-it"):
+        assert theirs.refused("ExplainExample", id=name) == ("NOT_FOUND", "the newest datasets say nothing of that id")
+    found = ours.ask("ExplainExample", id=row["feedback_ids"][0])
+    assert row["example_id"] in [each.example_id for each in found.examples]

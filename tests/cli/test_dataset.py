@@ -141,3 +141,13 @@ def test_what_is_not_there_is_refused_in_a_sentence(data: Path, words: tuple[str
 
 def test_without_a_lake_nothing_is_built(own: Path) -> None:
     assert "there is no lake yet" in refusal(own, "build")
+
+
+def test_explain_says_why_an_example_is_in_and_what_it_weighs(data: Path) -> None:
+    run(data, "build", "--recipe", "thumbs")
+    row = list_datasets(data / "datasets", "default", "concierge", "thumbs")[-1].table().to_pylist()[0]
+    said = run(data, "explain", row["example_id"]).output.splitlines()
+    assert said[0].startswith(f"{row['example_id']} is in d-")
+    assert said[1:] == ["  1         by the recipe", "  = 1       its weight"]
+    with pytest.raises(AttuneError, match="say nothing of that id"):
+        run(data, "explain", "nobody-knows-it")

@@ -83,6 +83,7 @@ def test_what_was_written_comes_back(tmp_path: Path) -> None:
         "train": {"liked": 8, "disliked": 8},
         "heldout": {"liked": 2, "disliked": 2},
         "left_out": {"retracted": 2},
+        "weighed": {},
     }
 
 

@@ -23,6 +23,12 @@ def test_rows_of_another_base_and_empty_answers_are_left_out(tmp_path: Path) -> 
     assert read_examples(table, "train", "other") == []
 
 
+def test_rows_bring_their_weight_and_those_of_none_are_left_out(tmp_path: Path) -> None:
+    table = dataset_of(tmp_path, [replace(example, end_user="u1") for example in thumbs(4)], "hash").table()
+    weighed = table.set_column(table.schema.get_field_index("weight"), "weight", [[0.25, 0.0, 0.25, 1.0]])
+    assert sorted(example.weight for example in read_examples(weighed, "train", "hash")) == [0.25, 0.25, 1.0]
+
+
 def test_without_a_name_each_conversation_is_a_user(tmp_path: Path) -> None:
     table = dataset_of(tmp_path, [replace(example, end_user="u1") for example in thumbs(4)], "hash").table()
     nameless = table.set_column(table.schema.get_field_index("end_user"), "end_user", [[""] * 4])

@@ -109,3 +109,12 @@ def test_scoring_answers_only_changes_no_figure(tiny_model: Path) -> None:
     for name in ("log_probs", "entropy", "mean_logits"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(compact(**asked).logits, plain(**asked).logits)
+
+
+def test_weights_decide_what_is_learned(tiny_model: Path, tmp_path: Path) -> None:
+    """Thumbs that say the opposite, three times as many, but of little weight."""
+    opposite = [replace(each, liked=not each.liked, weight=0.02) for each in thumbs(300, seed=2)]
+    base = load_base(tiny_model, "float32")
+    model = train(tiny_model, tmp_path, list(shuffled([*thumbs(100), *opposite], 1)), ARGUMENTS)
+    assert mean_logprob(model, GOOD) > mean_logprob(base, GOOD) + 0.3
+    assert mean_logprob(model, BAD) < mean_logprob(model, GOOD)

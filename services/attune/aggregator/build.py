@@ -1,5 +1,6 @@
 """From the lake to a persona's datasets: when one is due, and what is in it."""
 
+import functools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -13,13 +14,16 @@ import pyarrow.compute as pc
 from attune import metrics
 from attune.aggregator.recipe import kinds_of, load_recipe
 from attune.aggregator.split import split_of
+from attune.aggregator.trust.rows import Collector
+from attune.aggregator.trust.standing import NOBODY, by_agreement, by_controls
+from attune.aggregator.trust.weigh import WEIGHED_BY, Weights, weigh
 from attune.errors import FailedPrecondition
 from attune.ids import persona_label
 from attune.lake.dataset import Dataset, Definition, Recipe, list_datasets, write_dataset
 from attune.lake.erased import list_erased
 from attune.lake.left_out import write_left_out
 from attune.lake.snapshot import Source
-from attune.settings import AggregatorSettings
+from attune.settings import AggregatorSettings, TrustSettings
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +33,8 @@ _NEEDED = (
     "label",
     "weight",
     "people",
+    "givers",
+    "messages",
     "feedback_ids",
     "response_ids",
     "conversation_id",
@@ -78,6 +84,7 @@ class BuildRules:
     recipes: tuple[str, ...] = ("thumbs",)
     persona_recipes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     arguments: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    trust: TrustSettings = field(default_factory=TrustSettings)
     threads: int = 2
     memory_mib: int = 1024
     seed: int = 0
@@ -93,6 +100,7 @@ class BuildRules:
             settings.recipes,
             settings.persona_recipes,
             {"rewards": rewards},
+            settings.trust,
             settings.build_threads,
             settings.build_memory_mib,
         )
@@ -151,14 +159,21 @@ def build_dataset(
     found = source.run(recipe.text, {"tenant": tenant, "persona": persona, "from_unix_ms": from_unix_ms})
     reached("rows read")
     examples = Examples(found, tenant, rules.heldout_share, split_key)
-    settings: dict[str, Any] = {"window_days": rules.window_days, "heldout_share": rules.heldout_share}
+    weights = functools.cache(lambda: _weigh(examples, source, rules.trust, tenant, from_unix_ms))
+    settings: dict[str, Any] = {
+        "window_days": rules.window_days,
+        "heldout_share": rules.heldout_share,
+        "trust": rules.trust.model_dump(mode="json"),
+    }
     if arguments:
         settings["arguments"] = arguments
     dataset = write_dataset(
         folder,
         examples.reader(),
         Definition(tenant, persona, recipe, settings, rules.seed),
+        finish=lambda rows: weights().apply(rows),
         left_out=examples.reasons,
+        weighed=lambda: weights().changed(),
         table_versions=source.versions,
         feedback_positions=positions,
         created_unix_ms=now_unix_ms,
@@ -166,6 +181,13 @@ def build_dataset(
     )
     write_left_out(folder, dataset.manifest, examples.left_out(), now_unix_ms)
     return dataset
+
+
+def _weigh(examples: "Examples", source: Source, rules: TrustSettings, tenant: str, from_unix_ms: int) -> Weights:
+    """Once all examples were read: the views that a recipe defined are still there, and the source is free."""
+    asked = (source, tenant, from_unix_ms)
+    reviewers = by_agreement(*asked) if rules.reviewers_agreement else NOBODY
+    return weigh(examples.collected.rows(), rules, by_controls(*asked), reviewers)
 
 
 class Examples:
@@ -176,15 +198,17 @@ class Examples:
         if missing:
             raise FailedPrecondition(f"the recipe gives no {', '.join(missing)}")
         self.reasons: Counter[str] = Counter()
+        self.collected = Collector()
         self._found = found
         self._split = (split_key, tenant, heldout_share)
         self._ids = pa.schema([("feedback_ids", pa.list_(pa.string())), ("left_out", pa.string())])
         self._left_out: list[pa.RecordBatch] = []
 
     def reader(self) -> pa.RecordBatchReader:
-        """The examples; `reasons` and `left_out` are whole once it was read to its end."""
-        columns = [field for field in self._found.schema if field.name != "left_out"]
-        return pa.RecordBatchReader.from_batches(pa.schema([*columns, ("split", pa.string())]), self._examples())
+        """The examples, not yet weighed; `reasons`, `left_out` and `collected` are whole once all were read."""
+        columns = [field for field in self._found.schema if field.name not in ("left_out", "givers")]
+        added = [("weighed_by", WEIGHED_BY), ("split", pa.string())]
+        return pa.RecordBatchReader.from_batches(pa.schema([*columns, *added]), self._examples())
 
     def left_out(self) -> pa.Table:
         """Of each row that is no example its feedback_ids, and in left_out the reason."""
@@ -196,7 +220,9 @@ class Examples:
             counts = pc.value_counts(reasons.drop_null())
             self.reasons.update({each["values"].as_py(): each["counts"].as_py() for each in counts})
             self._left_out.append(batch.select(self._ids.names).filter(pc.is_valid(reasons)).cast(self._ids))
-            yield self._with_split(batch.filter(pc.is_null(reasons)).drop_columns("left_out"))
+            examples = self._with_split(batch.filter(pc.is_null(reasons)).drop_columns("left_out"))
+            self.collected.add(examples)
+            yield examples.drop_columns("givers")
 
     def _with_split(self, examples: pa.RecordBatch) -> pa.RecordBatch:
         """People become those who are known, each once: who spoke, and whom was spoken to."""
@@ -211,7 +237,8 @@ class Examples:
         known = examples.set_column(
             place, examples.schema.field(place), pa.array(people, examples.schema.field(place).type)
         )
-        return known.append_column("split", pa.array(splits, pa.string()))
+        unchanged = pa.array([[]] * len(splits), WEIGHED_BY)
+        return known.append_column("weighed_by", unchanged).append_column("split", pa.array(splits, pa.string()))
 
 
 class Builder:

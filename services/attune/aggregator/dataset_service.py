@@ -1,5 +1,6 @@
 """The RPCs about datasets: for whoever operates a tenant, and of that tenant's alone."""
 
+import itertools
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +21,9 @@ from attune.aggregator.datasets import (
     without_folder,
 )
 from attune.aggregator.recipe import load_recipe
+from attune.aggregator.trust.explain import MOST, Missing, Weighed, explain
 from attune.aggregator.turns import Turns
+from attune.chat.limits import MAX_ID_CHARACTERS, check_length
 from attune.errors import InvalidInput, NotFound
 from attune.ids import check_name
 from attune.lake.dataset import Manifest, list_datasets
@@ -129,6 +132,45 @@ class DatasetService(dataset_pb2_grpc.DatasetServiceServicer):
 
         async for part in self.looks.follow(check):
             yield part
+
+    async def ExplainExample(
+        self, request: dataset_pb2.ExplainExampleRequest, context: Any
+    ) -> dataset_pb2.ExplainExampleResponse:
+        tenant, folder = CALLER.get().tenant, self.workshop.folder
+        if not request.id:
+            raise InvalidInput("id is empty; it is an example's, a signal's or a response's", field="id")
+        check_length(request.id, MAX_ID_CHARACTERS, "id")
+
+        def look() -> dataset_pb2.ExplainExampleResponse:
+            told = dataset_pb2.ExplainExampleResponse()
+            with without_folder(folder):
+                for found in itertools.islice(explain(folder, tenant, request.id), MOST):
+                    _explain(found, told)
+            if not told.examples and not told.missing:
+                raise NotFound("the newest datasets say nothing of that id", field="id")
+            return told
+
+        return await self.looks.take(look)
+
+
+def _explain(found: Weighed | Missing, told: dataset_pb2.ExplainExampleResponse) -> None:
+    if isinstance(found, Missing):
+        told.missing.add(persona=found.persona, recipe=found.recipe, feedback_id=found.feedback_id, reason=found.reason)
+        return
+    manifest = found.dataset.manifest
+    told.examples.add(
+        dataset_id=manifest.dataset_id,
+        persona=manifest.persona,
+        recipe=manifest.recipe.name,
+        example_id=found.example_id,
+        label=found.label,
+        split=found.split,
+        created_unix_ms=found.created_unix_ms,
+        people=found.people,
+        given_weight=found.given,
+        weight=found.weight,
+        steps=[dataset_pb2.ExplainedExample.Step(factor=factor, reason=reason) for factor, reason in found.steps],
+    )
 
 
 def _told(manifest: Manifest) -> dataset_pb2.Dataset:

@@ -181,6 +181,37 @@ def verify(
         raise typer.Exit(1)
 
 
+@dataset_app.command("explain")
+def explain(
+    name: Annotated[str, typer.Argument(metavar="EXAMPLE", help="Its id, or that of a signal or a response in it.")],
+    server: ServerOption = "",
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Say why an example is in the newest datasets, or out, and why it weighs what it weighs."""
+    from attune.cli.policy import plain
+    from attune.v1 import dataset_pb2
+
+    with _service(config, data, server) as stub:
+        found = stub.ExplainExample(dataset_pb2.ExplainExampleRequest(id=name), timeout=_LONG_SECONDS)
+    for line in _explained(found):
+        _console().print(plain(line), soft_wrap=True)
+
+
+def _explained(found: "dataset_pb2.ExplainExampleResponse") -> list[str]:
+    lines = []
+    for each in found.examples:
+        side = "trained on" if each.split == "train" else "held out, for somebody who has a part in it is"
+        lines.append(
+            f"{each.example_id} is in {each.dataset_id} ({each.recipe} of {each.persona}): {each.label}, {side}"
+        )
+        lines.append(f"  {each.given_weight:<9.4g} by the recipe")
+        lines += [f"  x {step.factor:<7.4g} {step.reason}" for step in each.steps]
+        lines.append(f"  = {each.weight:<7.4g} its weight")
+    lines += [f"{each.feedback_id} is not in {each.recipe} of {each.persona}: {each.reason}" for each in found.missing]
+    return lines
+
+
 def _service(config: Path | None, data: Path | None, server: str) -> "AbstractContextManager[Authorized]":
     from attune.cli.aggregator import asked
     from attune.v1 import dataset_pb2_grpc

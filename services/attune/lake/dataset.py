@@ -72,7 +72,8 @@ class DatasetFile:
 class Manifest:
     """All that is known of a dataset.
 
-    `counts` has `train` and `heldout` by label, and `left_out` by reason. `feedback_positions` is
+    `counts` has `train` and `heldout` by label, `left_out` by reason, and `weighed` by what changed weights, in rows.
+    `feedback_positions` is
     the next offset of each `<log id>/<partition>` of feedback that was in the lake: what stands there or later is new.
     Table versions and positions are for the record and no part of the id.
     """
@@ -123,6 +124,8 @@ def write_dataset(
     definition: Definition,
     *,
     left_out: Mapping[str, int],
+    weighed: Callable[[], Mapping[str, int]] = dict,
+    finish: Callable[[pa.RecordBatch], pa.RecordBatch] = lambda rows: rows,
     table_versions: Mapping[str, int],
     feedback_positions: Mapping[str, int],
     created_unix_ms: int,
@@ -131,7 +134,8 @@ def write_dataset(
     """Writes rows, durably, under `<folder>/<dataset_id>`; the same inputs give what is already there.
 
     Rows come in any order, with at least example_id (hexadecimal digests, each once), label and split; no more of them
-    than a small part is in memory at a time. `left_out` is read after the last row. A crash leaves either the whole
+    than a small part is in memory at a time. Once all were read, `finish` is given them in their order, and may change
+    what the columns hold; after the last one `left_out` is read and `weighed` asked. A crash leaves either the whole
     dataset or none. Raises OSError when the disk is full; nothing is left then.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +147,7 @@ def write_dataset(
         canonical = pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in rows))
         writer = _Writer(draft, schema, _definition_hash(definition))
         for chunk in sorted_rows(canonical, _KEY, _CHUNK_ROWS, draft / "sorting"):
-            writer.write(chunk)
+            writer.write(finish(chunk))
         manifest = Manifest(
             writer.finish(),
             definition.tenant,
@@ -151,7 +155,7 @@ def write_dataset(
             definition.recipe,
             definition.settings,
             definition.seed,
-            {**writer.counts(), "left_out": dict(sorted(left_out.items()))},
+            {**writer.counts(), "left_out": dict(sorted(left_out.items())), "weighed": dict(weighed())},
             tuple(writer.files),
             table_versions,
             feedback_positions,

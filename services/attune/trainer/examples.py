@@ -12,6 +12,7 @@ class Example:
     """A response and whether a user liked it.
 
     Whose feedback it is stands in `end_user`; where nobody is named, each conversation counts as a user of its own.
+    `weight` is how much it counts, 1 for a whole one.
     """
 
     prompt_token_ids: list[int]
@@ -20,13 +21,14 @@ class Example:
     end_user: str
     policy_id: str
     created_unix_ms: int
+    weight: float = 1.0
 
 
-_COLUMNS = ("prompt_token_ids", "output_token_ids", "end_user", "policy_id", "created_unix_ms")
+_COLUMNS = ("prompt_token_ids", "output_token_ids", "end_user", "policy_id", "created_unix_ms", "weight")
 
 
 def read_examples(table: pyarrow.Table, split: str, base_model_hash: str) -> list[Example]:
-    """The rows of one split, oldest first, that hold an answer made on this base model.
+    """The rows of one split, oldest first, that hold an answer made on this base model and count at all.
 
     Another base may have another tokenizer, for which the logged ids would be nonsense.
     """
@@ -38,7 +40,10 @@ def read_examples(table: pyarrow.Table, split: str, base_model_hash: str) -> lis
             | {"end_user": row["end_user"] or row["conversation_id"], "liked": row["label"] == "liked"}
         )
         for row in rows
-        if row["split"] == split and row["base_model_hash"] == base_model_hash and row["output_token_ids"]
+        if row["split"] == split
+        and row["base_model_hash"] == base_model_hash
+        and row["output_token_ids"]
+        and row["weight"] > 0
     ]
 
 

@@ -2,7 +2,8 @@
 
 KTO (arXiv 2402.01306, equation 7) through TRL's trainer. Alone it lowers the likelihood of liked and disliked answers
 alike while its metrics look perfect; the anchor, a share of the liked answers' negative log-likelihood, prevents that.
-Trains on the token ids that were logged; text is never tokenised again. Examples' weights are not used.
+Trains on the token ids that were logged; text is never tokenised again. An example's weight is what its loss and its
+part of the anchor are multiplied by: one of weight 0 moves nothing but the estimate of the KL term.
 """
 
 import logging
@@ -125,6 +126,7 @@ def _rows(base: PreTrainedModel, examples: Sequence[Example], batch_size: int) -
             "completion_ids": [answer for _, answer in pairs],
             "KL_completion_ids": [answer for _, answer in moved],
             "label": [example.liked for example in examples],
+            "weight": [example.weight for example in examples],
             "ref_logps": [float(values.sum()) for values in token_logprobs(base, pairs)],
             "ref_KL_logps": [float(values.sum()) for values in token_logprobs(base, moved)],
         }
@@ -138,6 +140,7 @@ class AnchoredKtoTrainer(KTOTrainer):  # type: ignore[misc]
         self.anchor = anchor
         super().__init__(**arguments)
         self.precompute_ref_logps = True  # the rows bring the reference's log-probabilities
+        self.data_collator: Any = _with_weights(self.data_collator)
         if not torch.cuda.is_available():
             score_answers_only(self.model.get_base_model())
 
@@ -145,16 +148,34 @@ class AnchoredKtoTrainer(KTOTrainer):  # type: ignore[misc]
         """The rows as they are: TRL would tokenise text here."""
         return dataset
 
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if "weight" not in self._signature_columns:
+            self._signature_columns.append("weight")
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         kept = _KeepingLogProbs(model)
+        inputs = dict(inputs)
+        liked, weights = inputs["label"].bool(), inputs.pop("weight")
+        # TRL multiplies the losses of either label with these, one number for all; one for each serves as well.
+        self.desirable_weight, self.undesirable_weight = weights[liked], weights[~liked]
         loss = super().compute_loss(kept, inputs, False, num_items_in_batch)
-        liked = inputs["label"].bool().to(kept.log_probs.device)
-        tokens = inputs["completion_mask"][:, 1:].to(kept.log_probs.device)[liked].sum()
-        nll = -kept.log_probs[liked].sum() / tokens.clamp(min=1)
+        liked, weights = (values.to(kept.log_probs.device) for values in (liked, weights))
+        tokens = inputs["completion_mask"][:, 1:].to(kept.log_probs.device)[liked].sum(-1)
+        nll = -(weights[liked] @ kept.log_probs[liked].sum(-1)) / (weights[liked] @ tokens.float()).clamp(min=1)
         self._metrics["train"]["anchor"].append(nll.item())
         return loss + self.anchor * nll
+
+
+def _with_weights(collate: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> Any:
+    """TRL's collator leaves out what it does not know."""
+
+    def collate_weighed(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        return {**collate(rows), "weight": torch.tensor([row["weight"] for row in rows])}
+
+    return collate_weighed
 
 
 def score_answers_only(model: PreTrainedModel) -> None:

@@ -1259,6 +1259,162 @@ class Bars(_message.Message):
 Global___Bars: _TypeAlias = Bars  # noqa: Y015
 
 @_typing.final
+class ExplainExampleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """An example's id, or that of a signal or a response that it was made of."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainExampleRequest: _TypeAlias = ExplainExampleRequest  # noqa: Y015
+
+@_typing.final
+class ExplainExampleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedExample]:
+        """At most 100."""
+
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedCompositeFieldContainer[Global___MissingExample]: ...
+    def __init__(
+        self,
+        *,
+        examples: _abc.Iterable[Global___ExplainedExample] | None = ...,
+        missing: _abc.Iterable[Global___MissingExample] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples", "missing", b"missing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainExampleResponse: _TypeAlias = ExplainExampleResponse  # noqa: Y015
+
+@_typing.final
+class ExplainedExample(_message.Message):
+    """An example as it is in a dataset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Step(_message.Message):
+        """What changed its weight: a factor, and why in a sentence."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        FACTOR_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        factor: _builtins.float
+        reason: _builtins.str
+        def __init__(
+            self,
+            *,
+            factor: _builtins.float = ...,
+            reason: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor", "reason", b"reason"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DATASET_ID_FIELD_NUMBER: _builtins.int
+    PERSONA_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
+    EXAMPLE_ID_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
+    CREATED_UNIX_MS_FIELD_NUMBER: _builtins.int
+    PEOPLE_FIELD_NUMBER: _builtins.int
+    GIVEN_WEIGHT_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    dataset_id: _builtins.str
+    persona: _builtins.str
+    recipe: _builtins.str
+    example_id: _builtins.str
+    label: _builtins.str
+    split: _builtins.str
+    """train or heldout."""
+    created_unix_ms: _builtins.int
+    """When the signal was given."""
+    people: _builtins.int
+    """How many have a part in it."""
+    given_weight: _builtins.float
+    """What the recipe gave it."""
+    weight: _builtins.float
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedExample.Step]:
+        """In their order; the weight is the product."""
+
+    def __init__(
+        self,
+        *,
+        dataset_id: _builtins.str = ...,
+        persona: _builtins.str = ...,
+        recipe: _builtins.str = ...,
+        example_id: _builtins.str = ...,
+        label: _builtins.str = ...,
+        split: _builtins.str = ...,
+        created_unix_ms: _builtins.int = ...,
+        people: _builtins.int = ...,
+        given_weight: _builtins.float = ...,
+        steps: _abc.Iterable[Global___ExplainedExample.Step] | None = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_ms", b"created_unix_ms", "dataset_id", b"dataset_id", "example_id", b"example_id", "given_weight", b"given_weight", "label", b"label", "people", b"people", "persona", b"persona", "recipe", b"recipe", "split", b"split", "steps", b"steps", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainedExample: _TypeAlias = ExplainedExample  # noqa: Y015
+
+@_typing.final
+class MissingExample(_message.Message):
+    """A signal that the newest build of a recipe made no example of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERSONA_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
+    FEEDBACK_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    persona: _builtins.str
+    recipe: _builtins.str
+    feedback_id: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        persona: _builtins.str = ...,
+        recipe: _builtins.str = ...,
+        feedback_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feedback_id", b"feedback_id", "persona", b"persona", "reason", b"reason", "recipe", b"recipe"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MissingExample: _TypeAlias = MissingExample  # noqa: Y015
+
+@_typing.final
 class CompareDatasetsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -370,6 +370,11 @@ class DatasetServiceStub:
                 request_serializer=attune_dot_v1_dot_dataset__pb2.VerifyDatasetsRequest.SerializeToString,
                 response_deserializer=attune_dot_v1_dot_dataset__pb2.VerifyDatasetsResponse.FromString,
                 _registered_method=True)
+        self.ExplainExample = channel.unary_unary(
+                '/attune.v1.DatasetService/ExplainExample',
+                request_serializer=attune_dot_v1_dot_dataset__pb2.ExplainExampleRequest.SerializeToString,
+                response_deserializer=attune_dot_v1_dot_dataset__pb2.ExplainExampleResponse.FromString,
+                _registered_method=True)
 
 
 class DatasetServiceServicer:
@@ -412,6 +417,14 @@ class DatasetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainExample(self, request, context):
+        """Why an example is in the newest dataset of each persona and recipe, and weighs what it weighs; or why it is not.
+        NOT_FOUND where none says anything of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DatasetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -439,6 +452,11 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     servicer.VerifyDatasets,
                     request_deserializer=attune_dot_v1_dot_dataset__pb2.VerifyDatasetsRequest.FromString,
                     response_serializer=attune_dot_v1_dot_dataset__pb2.VerifyDatasetsResponse.SerializeToString,
+            ),
+            'ExplainExample': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainExample,
+                    request_deserializer=attune_dot_v1_dot_dataset__pb2.ExplainExampleRequest.FromString,
+                    response_serializer=attune_dot_v1_dot_dataset__pb2.ExplainExampleResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -577,6 +595,33 @@ class DatasetService:
             '/attune.v1.DatasetService/VerifyDatasets',
             attune_dot_v1_dot_dataset__pb2.VerifyDatasetsRequest.SerializeToString,
             attune_dot_v1_dot_dataset__pb2.VerifyDatasetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainExample(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/attune.v1.DatasetService/ExplainExample',
+            attune_dot_v1_dot_dataset__pb2.ExplainExampleRequest.SerializeToString,
+            attune_dot_v1_dot_dataset__pb2.ExplainExampleResponse.FromString,
             options,
             channel_credentials,
             insecure,

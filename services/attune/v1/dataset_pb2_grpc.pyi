@@ -162,6 +162,10 @@ class DatasetServiceStub:
     """What the second dataset has that the first has not, and the other way round."""
     VerifyDatasets: _grpc.UnaryStreamMultiCallable[_dataset_pb2.VerifyDatasetsRequest, _dataset_pb2.VerifyDatasetsResponse]
     """Reads every byte, and says of each dataset whether it is what its manifest says."""
+    ExplainExample: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.ExplainExampleRequest, _dataset_pb2.ExplainExampleResponse]
+    """Why an example is in the newest dataset of each persona and recipe, and weighs what it weighs; or why it is not.
+    NOT_FOUND where none says anything of it.
+    """
 
 @_typing.type_check_only
 class DatasetServiceAsyncStub(DatasetServiceStub):
@@ -180,6 +184,10 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
     """What the second dataset has that the first has not, and the other way round."""
     VerifyDatasets: _aio.UnaryStreamMultiCallable[_dataset_pb2.VerifyDatasetsRequest, _dataset_pb2.VerifyDatasetsResponse]  # type: ignore[assignment]
     """Reads every byte, and says of each dataset whether it is what its manifest says."""
+    ExplainExample: _aio.UnaryUnaryMultiCallable[_dataset_pb2.ExplainExampleRequest, _dataset_pb2.ExplainExampleResponse]  # type: ignore[assignment]
+    """Why an example is in the newest dataset of each persona and recipe, and weighs what it weighs; or why it is not.
+    NOT_FOUND where none says anything of it.
+    """
 
 class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
     """For whoever operates a tenant, and of that tenant's datasets alone."""
@@ -225,6 +233,16 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_dataset_pb2.VerifyDatasetsResponse], _abc.AsyncIterator[_dataset_pb2.VerifyDatasetsResponse]]:
         """Reads every byte, and says of each dataset whether it is what its manifest says."""
+
+    @_abc_1.abstractmethod
+    def ExplainExample(
+        self,
+        request: _dataset_pb2.ExplainExampleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_pb2.ExplainExampleResponse, _abc.Awaitable[_dataset_pb2.ExplainExampleResponse]]:
+        """Why an example is in the newest dataset of each persona and recipe, and weighs what it weighs; or why it is not.
+        NOT_FOUND where none says anything of it.
+        """
 
 def add_DatasetServiceServicer_to_server(servicer: DatasetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

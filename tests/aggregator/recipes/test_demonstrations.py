@@ -27,6 +27,7 @@ def test_five_stars_make_the_response_a_demonstration_with_its_token_ids(demonst
     assert row == {
         "label": "five_stars",
         "weight": 1.0,
+        "weighed_by": [],
         "people": ["ann", "user-3"],
         "feedback_ids": ["feedback-8"],
         "response_ids": ["r-3"],

@@ -41,6 +41,7 @@ def test_a_row_carries_context_answers_token_ids_and_who_spoke(pairs: Table) -> 
     assert row == {
         "label": "thumbs",
         "weight": 1.0,
+        "weighed_by": [],
         "people": ["ann", "user-1", "user-2"],
         "feedback_ids": ["feedback-11", "feedback-10"],
         "response_ids": ["r-2", "r-1"],

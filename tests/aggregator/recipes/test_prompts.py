@@ -21,6 +21,7 @@ def test_a_row_has_the_prompt_and_nothing_of_the_answer(prompts: Table) -> None:
     assert row == {
         "label": "single_turn",
         "weight": 1.0,
+        "weighed_by": [],
         "people": ["user-3"],
         "feedback_ids": [],
         "response_ids": ["r-3"],

@@ -40,6 +40,7 @@ def test_a_row_carries_what_a_learner_needs(plant: Plant) -> None:
     assert row == {
         "label": "liked",
         "weight": 1.0,
+        "weighed_by": [],
         "people": ["user-3"],
         "feedback_ids": ["feedback-8"],
         "response_ids": ["r-3"],

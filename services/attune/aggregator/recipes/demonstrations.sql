@@ -66,6 +66,7 @@ SELECT
     CASE WHEN f.kind = 'correction' THEN 'correction' ELSE 'five_stars' END AS label,
     CAST(1 AS DOUBLE) AS weight,
     [f.end_user, r.end_user] AS people,
+    [f.end_user] AS givers,
     [f.feedback_id] AS feedback_ids,
     [f.response_id] AS response_ids,
     f.response_id,

@@ -90,6 +90,7 @@ ranked_pairs AS (
         END AS left_out,
         [b.feedback_id] AS feedback_ids,
         [b.end_user, b.author, w.author] AS people,
+        [b.end_user] AS givers,
         b.guideline_version,
         b.created_unix_ms,
         CAST(2 AS DOUBLE) / b.ranked AS weight,
@@ -147,6 +148,7 @@ thumbs AS (
         CAST(NULL AS VARCHAR) AS left_out,
         [u.feedback_id, d.feedback_id] AS feedback_ids,
         [u.end_user, u.author, d.end_user, d.author] AS people,
+        [u.end_user, d.end_user] AS givers,
         u.guideline_version,
         greatest(u.created_unix_ms, d.created_unix_ms) AS created_unix_ms,
         CAST(1 AS DOUBLE) AS weight,
@@ -175,12 +177,12 @@ found AS (
             WHEN balance = 0 THEN 'contradicted'
             WHEN (balance > 0) <> (chosen < rejected) THEN 'outvoted'
         END AS left_out,
-        feedback_ids, people, guideline_version, created_unix_ms, weight,
+        feedback_ids, people, givers, guideline_version, created_unix_ms, weight,
         chosen_response_id, chosen_id, rejected_response_id, rejected_id, CAST(NULL AS VARCHAR) AS correction
     FROM comparisons
     UNION ALL
     SELECT
-        'thumbs', left_out, [feedback_id], [end_user, author], guideline_version, created_unix_ms, CAST(1 AS DOUBLE),
+        'thumbs', left_out, [feedback_id], [end_user, author], [end_user], guideline_version, created_unix_ms, CAST(1 AS DOUBLE),
         response_id, answer_id, '', '', NULL
     FROM matched
     WHERE left_out IS NOT NULL
@@ -188,7 +190,7 @@ found AS (
     SELECT
         'correction',
         left_out,
-        [feedback_id], [end_user, author], guideline_version, created_unix_ms, CAST(1 AS DOUBLE),
+        [feedback_id], [end_user, author], [end_user], guideline_version, created_unix_ms, CAST(1 AS DOUBLE),
         '', '', response_id, answer_id, correction
     FROM known
     WHERE kind = 'correction'
@@ -205,6 +207,7 @@ SELECT
     f.label,
     f.weight,
     f.people,
+    f.givers,
     f.feedback_ids,
     CASE
         WHEN f.correction IS NULL THEN [f.chosen_response_id, f.rejected_response_id]

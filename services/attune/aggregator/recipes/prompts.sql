@@ -50,6 +50,7 @@ SELECT
     CASE WHEN r.turn > 1 THEN 'multi_turn' ELSE 'single_turn' END AS label,
     CAST(1 AS DOUBLE) / greatest(f.askers, 1) AS weight,
     [r.end_user] AS people,
+    [r.end_user] AS givers,
     CAST([] AS VARCHAR[]) AS feedback_ids,
     [f.response_id] AS response_ids,
     r.persona,

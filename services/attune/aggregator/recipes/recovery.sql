@@ -146,6 +146,7 @@ SELECT
     f.label,
     CAST(1 AS DOUBLE) AS weight,
     list_concat(f.givers, [f.author]) AS people,
+    f.givers,
     f.feedback_ids,
     f.response_ids,
     f.response_id,

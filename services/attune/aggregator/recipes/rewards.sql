@@ -103,6 +103,7 @@ SELECT
     CASE WHEN f.score > 0 THEN 'good' WHEN f.score < 0 THEN 'bad' ELSE 'even' END AS label,
     CAST(1 AS DOUBLE) AS weight,
     list_concat(f.givers, [f.author]) AS people,
+    f.givers,
     f.feedback_ids,
     [f.response_id] AS response_ids,
     f.response_id,

@@ -48,6 +48,7 @@ SELECT
     j.label,
     CAST(1 AS DOUBLE) AS weight,
     [j.end_user, r.end_user] AS people,
+    [j.end_user] AS givers,
     [j.feedback_id] AS feedback_ids,
     [j.response_id] AS response_ids,
     j.response_id,
