@@ -181,3 +181,20 @@ def test_a_persona_may_have_recipes_of_its_own(file: Path) -> None:
     file.write_text('[aggregator]\nrecipes = ["prompts"]\npersona_recipes = {tutor = ["thumbs", "pairs"]}\n')
     rules = BuildRules.from_settings(load_settings(file, {}).aggregator)
     assert (rules.recipes_of("concierge"), rules.recipes_of("tutor")) == (("prompts",), ("thumbs", "pairs"))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("x = " + "[" * 100_000, "not valid TOML: nested too deep"),
+        ("#" * (2 << 20), "has more than 1048576 bytes"),
+        ('[tenants."../x"]', "tenants: a tenant's name has 1 to 63 lower-case letters"),
+    ],
+)
+def test_a_file_that_means_harm_is_refused_in_a_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    file = tmp_path / "attune.toml"
+    file.write_text(text)
+    with pytest.raises(SettingsError, match=sentence):
+        load_settings(file, {})
+    with pytest.raises(SettingsError):
+        load_settings(None, {"ATTUNE_ENGINE": "[" * 100_000})

@@ -17,6 +17,8 @@ from attune.errors import AttuneError
 PREFIX = "ATTUNE_"
 NOT_A_SETTING = "ATTUNE_API_KEY"  # what commands present to a server
 _PATTERN_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_TENANT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_MOST_FILE_BYTES = 1 << 20
 _TAKEN_KINDS = frozenset({"mail", "phone", "card", "iban", "ip", "key", "unread"})
 _DEMO = Path(__file__).parent / "rehearsal" / "demo"
 
@@ -470,6 +472,15 @@ class Settings(_Section):
     client: ClientSettings = ClientSettings()
     tenants: dict[str, TenantSettings] = Field({}, description="What holds for a tenant, by its name.")
 
+    @field_validator("tenants")
+    @classmethod
+    def _named(cls, value: dict[str, TenantSettings]) -> dict[str, TenantSettings]:
+        if not all(_TENANT_NAME.fullmatch(name) for name in value):
+            raise ValueError(
+                "a tenant's name has 1 to 63 lower-case letters, digits and dashes, and begins with no dash"
+            )
+        return value
+
     @field_validator("data")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -501,13 +512,19 @@ def load_settings(config: Path | None, environment: dict[str, str] | None = None
     values: dict[str, Any] = {}
     if config is not None:
         try:
-            values = tomllib.loads(config.read_text(encoding="utf-8"))
+            with config.open("rb") as stream:
+                content = stream.read(_MOST_FILE_BYTES + 1)
+            if len(content) > _MOST_FILE_BYTES:
+                raise SettingsError(f"{config}: has more than {_MOST_FILE_BYTES} bytes, which is the limit")
+            values = tomllib.loads(content.decode())
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(
                 f"{config}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}"
             ) from None
         except tomllib.TOMLDecodeError as error:
             raise SettingsError(f"{config}: not valid TOML: {error}") from None
+        except RecursionError:
+            raise SettingsError(f"{config}: not valid TOML: nested too deep") from None
     overridden: dict[tuple[str, ...], str] = {}
     for name, text in (os.environ if environment is None else environment).items():
         if name.startswith(PREFIX) and name != NOT_A_SETTING:
@@ -534,7 +551,7 @@ def _value(text: str) -> Any:
         return text
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
 
 

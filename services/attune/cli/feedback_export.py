@@ -14,6 +14,7 @@ import typer
 
 from attune.cli.feedback_format import Format
 from attune.cli.options import ConfigOption, DataOption, ServerOption, read_settings
+from attune.errors import NotFound
 
 if TYPE_CHECKING:
     from attune.client.place import Place
@@ -121,6 +122,8 @@ def _written(file: Path) -> Iterator[TextIO]:
     if file == _SCREEN:
         yield sys.stdout
         return
+    if not file.parent.is_dir():
+        raise NotFound(f"{file.parent} is no folder")
     draft = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         with draft.open("x", encoding="utf-8") as out:

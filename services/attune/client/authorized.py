@@ -2,11 +2,18 @@
 
 from typing import Any
 
+from attune.errors import InvalidInput
+
 
 class Authorized:
-    """A stub whose calls carry `authorization: Bearer <key>`; without a key they carry nothing."""
+    """A stub whose calls carry `authorization: Bearer <key>`; without a key they carry nothing.
+
+    Raises InvalidInput for what no key can be.
+    """
 
     def __init__(self, stub: Any, api_key: str) -> None:
+        if not (api_key.isascii() and api_key.isprintable()):
+            raise InvalidInput("the API key holds characters that no key has; it looks like ak-...", field="api_key")
         self._stub = stub
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
 
