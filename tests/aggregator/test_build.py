@@ -6,11 +6,8 @@ from attune.aggregator.build import Builder, BuildRules
 from attune.eventlog import FEEDBACK, RESPONSES
 from attune.lake.dataset import Dataset, list_datasets, open_dataset
 from attune.lake.snapshot import open_snapshot
-<<<<<<< HEAD
-from attune.v1 import event_pb2
-=======
 from attune.settings import TrustSettings
->>>>>>> d61e954 (Trust: rows weigh less where one person, conversation or topic outweighs the others, or people vote alike; explain says why)
+from attune.v1 import event_pb2
 from tests.aggregator.plant import SPLIT_KEY, Plant
 from tests.aggregator.recipes.conversation import opinion
 from tests.aggregator.recipes.story import story
