@@ -18,7 +18,7 @@ from attune.lake.delta import Conflict, LakeTable, load_table
 SCHEMA = pa.schema([("number", pa.int64()), ("by", pa.string())])
 SOURCE = "log/topic/0"
 BATCH = 3
-END = 12
+END = 18
 
 
 class Writer:
@@ -81,6 +81,9 @@ MERGES = ("append", "merge", "append")
 def test_in_every_order_each_number_is_there_once(tmp_path: Path, one: tuple[str, ...], other: tuple[str, ...]) -> None:
     for number, order in enumerate(orders(one, other)):
         folder = tmp_path / f"{number}"
+        earlier = Writer("earlier", folder)
+        earlier.step("append")
+        earlier.step("append")
         writers = Writer("one", folder), Writer("other", folder)
         for turn, what in order:
             writers[turn].step(what)
@@ -118,4 +121,4 @@ def test_a_zombie_that_returns_after_the_log_was_cleaned_up_commits_nothing_into
     zombie.step("look")
     zombie.step("append")
     check(folder)
-    assert sorted(held(folder)) == list(range(END))
+    assert sorted(held(folder)) == list(range(4 * BATCH))

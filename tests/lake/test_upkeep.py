@@ -2,6 +2,8 @@
 
 import datetime
 import os
+import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
+from attune.errors import Unavailable
 from attune.lake.checksums import read_checksum
 from attune.lake.delta import Conflict, LakeTable, load_table
 from attune.lake.upkeep import figures_of, optimize
@@ -165,3 +168,29 @@ def test_a_table_that_is_not_partitioned_is_merged_whole(tmp_path: Path) -> None
     assert optimize(table).into_files == 1
     assert held(folder) == [0, 1, 2, 3, 4]
     assert figures_of("t", table.handle).days == ()
+
+
+def test_a_disk_that_fills_while_files_are_merged_changes_nothing(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system can only be mounted by root")
+    try:
+        table = LakeTable(disk / "t", pa.schema([("number", pa.int64()), ("text", pa.string())]), by_day=True)
+        for number in range(6):
+            rows = pa.table({"number": pa.array([number], pa.int64()), "text": [os.urandom(250_000).hex()]})
+            table.append(rows, SOURCE, number, number + 1)
+        table.sync()
+        ballast = disk / "ballast"
+        ballast.write_bytes(b"x" * (shutil.disk_usage(disk).free - (1 << 20)))
+        with pytest.raises(Unavailable):
+            optimize(table)
+        table.reload()
+        assert figures_of("t", table.handle).files == 6
+        assert held(disk / "t") == list(range(6))
+        ballast.unlink()
+        assert optimize(table).into_files == 1
+        assert held(disk / "t") == list(range(6))
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
