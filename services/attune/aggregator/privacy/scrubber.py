@@ -1,9 +1,9 @@
 """Masks personal data in rows before they come into the lake.
 
-A piece that is found becomes its kind in brackets: `[mail]`. A response in which anything was found loses its token ids
-and log-probabilities as well, for they spell the same words: a policy cannot learn from it by what was sampled, and
-recipes that do say so (`masked`). Each row says how many pieces of each kind it had; the pieces themselves are neither
-kept nor logged. Ids that the application chose (conversations, requests, users) are not looked at.
+A piece that is found becomes its kind in brackets: `[mail]`. A response in which anything was found loses its token
+ids and log-probabilities as well, for they spell the same words: no policy can learn from it by what was sampled.
+Each row says how many pieces of each kind it had; the pieces themselves are neither kept nor logged. Ids that the
+application chose (conversations, requests, users) are not looked at.
 """
 
 import itertools
