@@ -152,7 +152,7 @@ class KafkaSettings(_Section):
     retention_days: float = Field(14, gt=0, le=3650, description="How long topics keep a record.")
     dead_letter_retention_days: float = Field(90, gt=0, le=3650, description="How long dead letters are kept.")
     max_record_mib: int = Field(16, ge=1, le=64, description="Largest record; no larger one is admitted.")
-    request_seconds: float = Field(10, ge=0.2, le=300, description="How long a broker may take to answer.")
+    request_seconds: float = Field(5, ge=0.2, le=300, description="How long a broker may take to answer.")
     delivery_seconds: float = Field(
         30, ge=0.5, le=3600, description="A record that is not taken within that time is sent again."
     )

@@ -146,25 +146,27 @@ def test_killed_at_any_step_nothing_is_lost_and_nothing_comes_in_twice(ferry: Fe
     assert [kept.record.payload for kept in ferry.refused.read()] == [huge]
 
 
-def test_the_process_goes_on_where_it_was_killed_and_stops_in_order(ferry: Ferry) -> None:
-    def start() -> "subprocess.Popen[bytes]":
-        settings = {
-            "ATTUNE_DATA": str(ferry.folder),
-            "ATTUNE_KAFKA__SERVERS": ",".join(ferry.cluster.servers),
-            "ATTUNE_KAFKA__TOPIC_PREFIX": ferry.cluster.topic_prefix,
-            "ATTUNE_SHIPPER__METRICS_PORT": "0",
-        }
-        command = [sys.executable, "-m", "attune.shipper.main"]
-        return subprocess.Popen(command, env={**os.environ, **settings}, stderr=subprocess.PIPE)
+def start(service: str, ferry: Ferry, **settings: str) -> "subprocess.Popen[bytes]":
+    given = {
+        "ATTUNE_DATA": str(ferry.folder),
+        "ATTUNE_KAFKA__SERVERS": ",".join(ferry.cluster.servers),
+        "ATTUNE_KAFKA__TOPIC_PREFIX": ferry.cluster.topic_prefix,
+        "ATTUNE_AGGREGATOR__GRPC_PORT": "0",
+        **{f"ATTUNE_{name}__METRICS_PORT": "0" for name in ("SHIPPER", "AGGREGATOR")},
+        **settings,
+    }
+    return subprocess.Popen([sys.executable, "-m", f"attune.{service}.main"], env={**os.environ, **given})
 
-    process = start()
+
+def test_the_process_goes_on_where_it_was_killed_and_stops_in_order(ferry: Ferry) -> None:
+    process = start("shipper", ferry)
     try:
         ferry.append(*[response_event(n) for n in range(100)])
         eventually(ferry.is_shipped, 20)
         process.kill()
         process.wait()
         ferry.append(*[response_event(n) for n in range(100, 200)])
-        process = start()
+        process = start("shipper", ferry)
         eventually(ferry.is_shipped, 20)
         process.send_signal(signal.SIGSTOP)
         ferry.append(*[response_event(n) for n in range(200, 300)])
@@ -175,6 +177,28 @@ def test_the_process_goes_on_where_it_was_killed_and_stops_in_order(ferry: Ferry
     finally:
         process.kill()
         process.wait()
+    ferry.ingest_all()
+    assert ferry.ids() == sorted(ferry.acknowledged)
+
+
+def test_services_stop_in_order_and_in_time_while_the_broker_is_frozen(broker: LocalBroker, ferry: Ferry) -> None:
+    """Longer than a supervisor waits would be the 60 s that a record has."""
+    patient = {"ATTUNE_KAFKA__REQUEST_SECONDS": "3", "ATTUNE_KAFKA__DELIVERY_SECONDS": "60"}
+    services = [start(name, ferry, **patient) for name in ("shipper", "aggregator")]
+    try:
+        ferry.append(response_event(1))
+        until(lambda: len(ferry.ids()) == 1, 30)
+        os.kill(broker.pid, signal.SIGSTOP)
+        ferry.append(response_event(2))
+        for service in services:
+            service.terminate()
+        assert [service.wait(18) for service in services] == [0, 0]
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)
+        for service in services:
+            service.kill()
+            service.wait()
+    ferry.ship_all()
     ferry.ingest_all()
     assert ferry.ids() == sorted(ferry.acknowledged)
 

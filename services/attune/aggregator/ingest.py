@@ -94,25 +94,31 @@ class Ingest:
         # How far each source was when its ids were last recalled, or where this ingest has brought it since.
         self._known: dict[str, int] = {}
         self._alarmed: set[str] = set()
+        self._failed = -1
 
     def poll(self) -> int:
         """Ingests at most one batch of each partition; returns how many records the fullest had.
 
-        One that fails holds up no other: what went wrong is raised at the end.
+        What is damaged holds up no other partition, and is raised at the end. When the log or the lake does not answer
+        the others would wait as long: the next call begins behind that one.
         """
         fullest, lag, failure = 0, 0, None
         ranges = self._log.ranges(self._topic)
-        for partition, held in ranges.items():
+        for partition in sorted(ranges, key=lambda each: (each <= self._failed, each)):
             try:
-                taken, left = self._ingest(partition, held)
+                taken, left = self._ingest(partition, ranges[partition])
             except Conflict as conflict:
                 metrics.LAKE_CONFLICTS.labels(self._name).inc()
                 logger.info("batch dropped", extra={"topic": self._topic, "reason": conflict.message})
                 self._reload()
                 taken, left = 1, 0
-            except (Unavailable, DataLoss) as error:
+            except DataLoss as error:
                 self._reload()
                 failure, taken, left = error, 0, 0
+            except Unavailable:
+                self._failed = partition
+                self._reload()
+                raise
             fullest, lag = max(fullest, taken), lag + left
         if failure is not None:
             raise failure

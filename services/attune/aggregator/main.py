@@ -31,7 +31,7 @@ from attune.aggregator.receipt_index import ReceiptIndex, keep_up_to_date
 from attune.aggregator.service import ExportService, ReceiptService
 from attune.aggregator.upkeep import keep_in_shape
 from attune.erasures import Erasures
-from attune.errors import AttuneError
+from attune.errors import AttuneError, DataLoss, Unavailable
 from attune.eventlog import FEEDBACK, RESPONSES, EventReader, SqliteLogReader, open_when_there
 from attune.eventlog.follower import Follower, SpoolFollower
 from attune.eventlog.positions import refuse_shipped_spool
@@ -108,18 +108,21 @@ class Aggregator:
 
     def run(self, stopping: threading.Event, poll_seconds: float) -> None:
         """Until it is told to stop; then it takes in what the log holds. What fails is tried again."""
+        failing = False
         while not stopping.is_set():
             try:
                 self._guard.refresh()
                 more = self.ingest()
                 self.forget()
                 self.build()
+                failing = False
             except (AttuneError, OSError) as error:
                 logger.error("aggregation failed and is tried again", extra={"reason": str(error)})
-                more = False
+                more, failing = False, True
             if not more:
                 stopping.wait(poll_seconds)
-        self._drain()
+        if not failing:
+            self._drain()
         self._leases.release(_FORGETTING)
         for persona in self._personas:
             self._leases.release(f"{persona.tenant}.{persona.name}")
@@ -132,9 +135,16 @@ class Aggregator:
         self._retention.turn()
 
     def ingest(self) -> bool:
-        """One batch of each topic; whether some batch was full, so that there is surely more."""
-        taken = [self._responses.poll(), self._feedback.poll()]
-        return max(taken) >= self._batch_records
+        """One batch of each topic, also when the other one's fails; whether some was full, so that there is more."""
+        taken, failure = 0, None
+        for topic in (self._responses, self._feedback):
+            try:
+                taken = max(taken, topic.poll())
+            except (Unavailable, DataLoss) as error:
+                failure = error
+        if failure is not None:
+            raise failure
+        return taken >= self._batch_records
 
     def build(self) -> None:
         """The datasets that are due: looked for when enough may have come, and now and then for the metric."""

@@ -1,6 +1,7 @@
 """The writing side of Kafka: each batch is taken, or it is known what was not."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ _LINGER_MS = 5
 _BATCH_BYTES = 1 << 18
 # A sound producer reports each record within its own limit; one that has not by then never will.
 _PATIENCE_SECONDS = 2.0
+_STOP_SECONDS = 5.0
+_LOOK_SECONDS = 0.2
 _RETRY_AFTER_SECONDS = 1.0
 _FOR_GOOD = (
     kafka_errors.MessageSizeTooLargeError,
@@ -54,8 +57,11 @@ class Producer:
     away for a new one. Not thread-safe.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, stopping: threading.Event | None = None) -> None:
+        """Once it is to stop it waits for the brokers no longer than some seconds."""
         self._cluster = cluster
+        self._stopping = stopping or threading.Event()
+        self._stop_at = math.inf
         self._producer: KafkaProducer | None = None
 
     def send(self, messages: Sequence[Message]) -> list[AttuneError | None]:
@@ -76,7 +82,7 @@ class Producer:
             if isinstance(outcomes[-1], AttuneError) and not isinstance(outcomes[-1], Refused):
                 break  # the others would wait as long for the same
         deadline = began + self._cluster.delivery_seconds + self._cluster.request_seconds + _PATIENCE_SECONDS
-        results = [_settled(each, deadline) for each in outcomes]
+        results = [self._settled(each, deadline) for each in outcomes]
         if any(isinstance(result, _Stuck) for result in results):
             self._replace()
         unsent = [Unavailable("not sent: one before it was not taken")] * (len(messages) - len(results))
@@ -115,6 +121,22 @@ class Producer:
         except ValueError as error:  # topics and partitions that metadata lost in between
             return Unavailable(f"Kafka cannot be used now: {error}")
 
+    def _settled(self, sent: AttuneError | FutureRecordMetadata | None, deadline: float) -> AttuneError | None:
+        if not isinstance(sent, FutureRecordMetadata):
+            return sent
+        while True:
+            try:
+                sent.get(_LOOK_SECONDS)
+                return None
+            except kafka_errors.KafkaError:
+                if sent.failed():
+                    return _outcome(sent.exception)
+            now = time.monotonic()
+            if self._stopping.is_set():
+                self._stop_at = min(self._stop_at, now + _STOP_SECONDS)
+            if now > min(deadline, self._stop_at):
+                return _Stuck("Kafka did not take the record in time", retry_after_seconds=_RETRY_AFTER_SECONDS)
+
     def _replace(self) -> None:
         metrics.PRODUCERS_REPLACED.inc()
         logger.error("the Kafka producer makes no progress and is replaced")
@@ -137,18 +159,6 @@ def _close(producer: KafkaProducer) -> None:
 
 class _Stuck(Unavailable):
     """The producer did not report."""
-
-
-def _settled(sent: AttuneError | FutureRecordMetadata | None, deadline: float) -> AttuneError | None:
-    if not isinstance(sent, FutureRecordMetadata):
-        return sent
-    try:
-        sent.get(max(0.0, deadline - time.monotonic()))
-    except kafka_errors.KafkaError as error:
-        if not sent.is_done:
-            return _Stuck("Kafka did not take the record in time", retry_after_seconds=_RETRY_AFTER_SECONDS)
-        return _outcome(error)
-    return None
 
 
 def _outcome(error: kafka_errors.KafkaError) -> AttuneError:

@@ -29,7 +29,7 @@ _DRAIN_SECONDS = 10.0
 
 
 def ship(shipper: Shipper, stopping: threading.Event) -> None:
-    """Until it is told to stop; then what the spool still holds, as long as Kafka takes it."""
+    """Until it is told to stop; then what the spool still holds, if Kafka took records until then."""
     said = ""
     while not stopping.is_set():
         try:
@@ -43,6 +43,8 @@ def ship(shipper: Shipper, stopping: threading.Event) -> None:
                 logger.error("records wait in the spool", extra={"reason": str(error)})
             said, pause_seconds = what, _FAILED_SECONDS
         stopping.wait(pause_seconds)
+    if said:
+        return
     deadline = time.monotonic() + _DRAIN_SECONDS
     try:
         while time.monotonic() < deadline and shipper.poll():
@@ -71,7 +73,7 @@ def main() -> int:
         spool = open_when_there(lambda: SqliteLogReader(settings.data / "spool"), stopping)
         if spool is not None:
             refused = RefusedRecords(settings.data / "spool")
-            shipper = Shipper(spool, cluster, refused, batch_records=settings.shipper.batch_records)
+            shipper = Shipper(spool, cluster, refused, batch_records=settings.shipper.batch_records, stopping=stopping)
             ship(shipper, stopping)
             shipper.close()
             spool.close()

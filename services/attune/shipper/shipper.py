@@ -1,6 +1,7 @@
 """From the spool to Kafka, in order, each record at least once."""
 
 import logging
+import threading
 from collections.abc import Callable
 
 from google.protobuf.message import DecodeError
@@ -36,12 +37,16 @@ class Shipper:
         refused: RefusedRecords,
         *,
         batch_records: int,
+        stopping: threading.Event | None = None,
         reached: Callable[[str], None] = lambda _step: None,
     ) -> None:
-        """`reached` is told each step that is done; crash tests end the process there."""
+        """Once `stopping` is set it waits for the brokers no longer than some seconds.
+
+        `reached` is told each step that is done; crash tests end the process there.
+        """
         self._spool = spool
         self._cluster = cluster
-        self._producer = Producer(cluster)
+        self._producer = Producer(cluster, stopping)
         self._refused = refused
         self._batch_records = batch_records
         self._reached = reached
