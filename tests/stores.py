@@ -75,8 +75,10 @@ def run_minio(folder: Path) -> Iterator[Minio]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    # A run that is killed takes it along.
+    leash = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
     process = subprocess.Popen(
-        [binary, "server", "--quiet", "--address", f"127.0.0.1:{port}", str(folder)],
+        [*leash, binary, "server", "--quiet", "--address", f"127.0.0.1:{port}", str(folder)],
         env={**os.environ, "MINIO_ROOT_USER": USER, "MINIO_ROOT_PASSWORD": SECRET, "GOMAXPROCS": "1"},
         stdout=subprocess.DEVNULL,
     )
