@@ -82,6 +82,12 @@ def test_a_doubt_that_was_taken_back_is_none(demonstrations: Table) -> None:
     assert demonstrations.left_out() == {"retracted": 1}
 
 
+def test_a_correction_that_was_taken_back_is_no_doubt(demonstrations: Table) -> None:
+    demonstrations.put(answer(1), opinion(1, 1, rating=5))
+    demonstrations.put(opinion(2, 1, correction=correction("No."), end_user="bob", retracted=True))
+    assert [row["label"] for row in demonstrations.rows()] == ["five_stars"]
+
+
 def test_a_correction_that_changes_nothing_is_none(demonstrations: Table) -> None:
     demonstrations.put(answer(1), opinion(1, 1, correction=correction("Done. 1")))
     assert demonstrations.left_out() == {"same_answer": 1}

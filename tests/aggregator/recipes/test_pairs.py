@@ -111,7 +111,7 @@ def test_of_two_opposite_opinions_none_counts_and_of_three_the_two(pairs: Table)
 
 
 def test_a_ranking_that_is_revised_or_taken_back_counts_as_it_stands(pairs: Table) -> None:
-    pairs.put(answer(1), answer(2), ranking(2, {1: 2, 2: 1}, revision=1), ranking(1, {1: 1, 2: 2}))
+    pairs.put(answer(1), answer(2), ranking(1, {1: 2, 2: 1}, revision=1), ranking(2, {1: 1, 2: 2}))
     assert compared(pairs.rows()) == [("ranking", "r-2", "r-1", 1.0)]
     pairs.put(ranking(3, {1: 1, 2: 2}, revision=2, retracted=True))
     assert pairs.rows() == []
