@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from attune.access import Role
+from attune.aggregator.lineage import ABOUT, MADE_OF, WENT_INTO
 from attune.v1 import dataset_pb2
 from tests.aggregator.desk import Desk
 from tests.aggregator.plant import Plant
@@ -173,3 +174,15 @@ async def test_what_no_request_may_hold_is_invalid(
     desk.update()
     code, said = await refused(desk, name, **fields)
     assert (code, sentence in said) == ("INVALID_ARGUMENT", True)
+
+
+@pytest.mark.parametrize("edges", [{kind: [(kind, query)] for kind, query in ABOUT.items()}, MADE_OF, WENT_INTO])
+def test_no_question_reads_all_of_a_tenant(plant: Plant, edges: dict[Any, Any]) -> None:
+    desk = Desk(plant)
+    desk.update()
+    with desk.index.reading() as connection:
+        for query in (query for found in edges.values() for _, query in found):
+            plan = connection.execute(f"EXPLAIN QUERY PLAN {query}", {"tenant": "default", "id": "x"})
+            steps = [step for *_, step in plan]
+            assert steps
+            assert not [step for step in steps if step.startswith("SCAN") or step.endswith("(tenant=?)")], query

@@ -31,46 +31,48 @@ _RESPONSE, _FEEDBACK, _EXAMPLE, _DATASET, _POLICY = (
 _SHORTEST_PREFIX = 6
 _PASSED = {None: "the gate has not spoken", 0: "the gate refused it", 1: "the gate passed it"}
 
-_ABOUT = {
+# A plus keeps SQLite from looking up by the tenant: there are few, and each index that begins with it would do.
+ABOUT = {
     _RESPONSE: """
         SELECT response_id, created_unix_ms, persona, source FROM responses
-        WHERE tenant = :tenant AND response_id = :id ORDER BY created_unix_ms, event_id LIMIT 1""",
+        WHERE +tenant = :tenant AND response_id = :id ORDER BY created_unix_ms, event_id LIMIT 1""",
     _FEEDBACK: """
-        SELECT event_id, created_unix_ms, kind, name FROM feedback WHERE tenant = :tenant AND event_id = :id""",
+        SELECT event_id, created_unix_ms, kind, name FROM feedback WHERE +tenant = :tenant AND event_id = :id""",
     _EXAMPLE: """
         SELECT e.example_id, 0, d.recipe, d.persona FROM examples AS e
         JOIN contents AS c ON c.example = e.number JOIN datasets AS d ON d.number = c.dataset
-        WHERE d.tenant = :tenant AND e.example_id = :id LIMIT 1""",
+        WHERE +d.tenant = :tenant AND e.example_id = :id LIMIT 1""",
     _DATASET: """
         SELECT dataset_id, created_unix_ms, recipe, persona FROM datasets
-        WHERE tenant = :tenant AND dataset_id >= :id AND dataset_id < :id || 'g' ORDER BY dataset_id LIMIT 2""",
+        WHERE +tenant = :tenant AND dataset_id >= :id AND dataset_id < :id || 'g' ORDER BY dataset_id LIMIT 2""",
     _POLICY: """
         SELECT policy_id, created_unix_ms, persona, passed FROM policies
-        WHERE tenant = :tenant AND policy_id = :id""",
+        WHERE +tenant = :tenant AND policy_id = :id""",
 }
 _EXAMPLE_OF = "SELECT number FROM examples WHERE example_id = :id"
-_FEEDBACK_OF = "SELECT number FROM feedback WHERE event_id = :id AND tenant = :tenant"
+_FEEDBACK_OF = "SELECT number FROM feedback WHERE event_id = :id AND +tenant = :tenant"
 # Each gives ids of one kind. An example's own responses, and a response's own examples, are those without feedback
 # between the two.
-_MADE_OF = {
+MADE_OF = {
     _RESPONSE: [
         (
             _POLICY,
-            "SELECT DISTINCT policy_id FROM responses WHERE tenant = :tenant AND response_id = :id AND policy_id <> ''",
+            """SELECT DISTINCT policy_id FROM responses
+            WHERE +tenant = :tenant AND response_id = :id AND policy_id <> ''""",
         )
     ],
     _FEEDBACK: [
         (
             _RESPONSE,
             f"""SELECT response_id FROM ranked WHERE feedback IN ({_FEEDBACK_OF})
-            UNION SELECT response_id FROM feedback WHERE event_id = :id AND tenant = :tenant AND response_id <> ''""",
+            UNION SELECT response_id FROM feedback WHERE event_id = :id AND +tenant = :tenant AND response_id <> ''""",
         )
     ],
     _EXAMPLE: [
         (
             _FEEDBACK,
             f"""SELECT f.event_id FROM example_feedback AS e JOIN feedback AS f ON f.number = e.feedback
-            WHERE e.example IN ({_EXAMPLE_OF}) AND f.tenant = :tenant ORDER BY f.number""",
+            WHERE e.example IN ({_EXAMPLE_OF}) AND +f.tenant = :tenant ORDER BY f.number""",
         ),
         (
             _RESPONSE,
@@ -85,27 +87,27 @@ _MADE_OF = {
         (
             _EXAMPLE,
             """SELECT e.example_id FROM contents AS c JOIN examples AS e ON e.number = c.example
-            WHERE c.dataset IN (SELECT number FROM datasets WHERE dataset_id = :id AND tenant = :tenant)""",
+            WHERE c.dataset IN (SELECT number FROM datasets WHERE dataset_id = :id AND +tenant = :tenant)""",
         )
     ],
     _POLICY: [
         (
             _DATASET,
             """SELECT m.dataset_id FROM policy_datasets AS m JOIN policies AS p ON p.policy_id = m.policy_id
-            WHERE m.policy_id = :id AND p.tenant = :tenant ORDER BY m.dataset_id""",
+            WHERE m.policy_id = :id AND +p.tenant = :tenant ORDER BY m.dataset_id""",
         ),
         (
             _POLICY,
             """SELECT parent_policy_id FROM policies
-            WHERE policy_id = :id AND tenant = :tenant AND parent_policy_id <> ''""",
+            WHERE policy_id = :id AND +tenant = :tenant AND parent_policy_id <> ''""",
         ),
     ],
 }
-_WENT_INTO = {
+WENT_INTO = {
     _RESPONSE: [
         (
             _FEEDBACK,
-            """SELECT event_id FROM feedback WHERE tenant = :tenant AND number IN (
+            """SELECT event_id FROM feedback WHERE +tenant = :tenant AND number IN (
                 SELECT number FROM feedback WHERE tenant = :tenant AND response_id = :id
                 UNION SELECT feedback FROM ranked WHERE response_id = :id
             ) ORDER BY number""",
@@ -113,11 +115,12 @@ _WENT_INTO = {
         (
             _EXAMPLE,
             """SELECT e.example_id FROM example_responses AS r JOIN examples AS e ON e.number = r.example
-            WHERE r.response_id = :id AND r.example IN (
-                SELECT c.example FROM contents AS c JOIN datasets AS d ON d.number = c.dataset WHERE d.tenant = :tenant
-            ) AND r.example NOT IN (
-                SELECT x.example FROM example_feedback AS x JOIN feedback AS f ON f.number = x.feedback
-                WHERE f.tenant = :tenant AND f.response_id = :id
+            WHERE r.response_id = :id AND EXISTS (
+                SELECT 1 FROM contents AS c JOIN datasets AS d ON d.number = c.dataset
+                WHERE c.example = r.example AND +d.tenant = :tenant
+            ) AND NOT EXISTS (
+                SELECT 1 FROM example_feedback AS x JOIN feedback AS f ON f.number = x.feedback
+                WHERE x.example = r.example AND +f.tenant = :tenant AND f.response_id = :id
             )""",
         ),
     ],
@@ -132,7 +135,7 @@ _WENT_INTO = {
         (
             _DATASET,
             f"""SELECT d.dataset_id FROM contents AS c JOIN datasets AS d ON d.number = c.dataset
-            WHERE c.example IN ({_EXAMPLE_OF}) AND d.tenant = :tenant AND d.whole
+            WHERE c.example IN ({_EXAMPLE_OF}) AND +d.tenant = :tenant AND d.whole
             ORDER BY d.created_unix_ms DESC, d.dataset_id""",
         )
     ],
@@ -140,18 +143,18 @@ _WENT_INTO = {
         (
             _POLICY,
             """SELECT m.policy_id FROM policy_datasets AS m JOIN policies AS p ON p.policy_id = m.policy_id
-            WHERE m.dataset_id = :id AND p.tenant = :tenant ORDER BY m.policy_id""",
+            WHERE m.dataset_id = :id AND +p.tenant = :tenant ORDER BY m.policy_id""",
         )
     ],
     _POLICY: [
         (
             _POLICY,
-            "SELECT policy_id FROM policies WHERE tenant = :tenant AND parent_policy_id = :id ORDER BY policy_id",
+            "SELECT policy_id FROM policies WHERE +tenant = :tenant AND parent_policy_id = :id ORDER BY policy_id",
         ),
         (_RESPONSE, "SELECT response_id FROM responses WHERE tenant = :tenant AND policy_id = :id"),
     ],
 }
-_WAYS: Mapping[str, Any] = {"made_of": _MADE_OF, "went_into": _WENT_INTO}
+_WAYS: Mapping[str, Any] = {"made_of": MADE_OF, "went_into": WENT_INTO}
 
 
 class Thing(NamedTuple):
@@ -255,7 +258,7 @@ class Lineage:
         setattr(node, field_name, getattr(node, field_name) + max(0, counted - shown))
 
     def _about(self, thing: Thing) -> list[tuple[Any, ...]]:
-        return self.connection.execute(_ABOUT[thing.kind], {"tenant": self.tenant, "id": thing.id}).fetchall()
+        return self.connection.execute(ABOUT[thing.kind], {"tenant": self.tenant, "id": thing.id}).fetchall()
 
     def _node(self, thing: Thing) -> dataset_pb2.LineageNode:
         if thing == Thing(_POLICY, BASE_POLICY):

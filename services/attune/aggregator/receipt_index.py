@@ -41,7 +41,7 @@ CREATE TABLE responses (
     finish_reason TEXT, request_group TEXT, client_request_id TEXT, prompt BLOB, created_unix_ms INTEGER
 ) WITHOUT ROWID;
 CREATE INDEX responses_by_id ON responses (response_id);
-CREATE INDEX responses_by_policy ON responses (tenant, policy_id);
+CREATE INDEX responses_by_policy ON responses (policy_id, tenant);
 CREATE INDEX responses_by_request ON responses (tenant, client_request_id) WHERE client_request_id <> '';
 CREATE TABLE feedback (
     number INTEGER PRIMARY KEY, event_id TEXT UNIQUE, tenant TEXT, response_id TEXT, conversation_id TEXT, persona TEXT,
