@@ -24,7 +24,7 @@ from attune import rpc
 from attune.errors import FailedPrecondition
 from attune.inference.http.server import HttpServer, bind
 from attune.metrics_page import fetch_page, serve_metrics
-from attune.tls import ServerTls, exposure, page_context
+from attune.tls import ServerTls, exposure, page_context, read_certificates
 from tests.certificates import Authority, Issued, Parties
 from tests.keyed import key_store
 
@@ -238,3 +238,8 @@ def test_a_process_with_bad_files_does_not_start_and_says_why(module: str, tmp_p
     assert ended.returncode == 1
     assert f"tls.key: {parties.client.key} is not the key of {parties.server.certificate}" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_certificate_without_end_is_refused() -> None:
+    with pytest.raises(FailedPrecondition, match=r"tls\.certificate: /dev/zero: has more than 1048576 bytes"):
+        read_certificates(Path("/dev/zero"), "tls.certificate")

@@ -20,6 +20,8 @@ from attune.addresses import is_loopback
 from attune.errors import AttuneError, FailedPrecondition
 from attune.settings import TlsSettings
 
+_MOST_FILE_BYTES = 1 << 20
+
 logger = logging.getLogger(__name__)
 
 
@@ -180,9 +182,13 @@ def exposure(host: str, tls: object | None) -> str:
 
 def _bytes(file: Path, setting: str) -> bytes:
     try:
-        return file.read_bytes()
+        with file.open("rb") as stream:
+            content = stream.read(_MOST_FILE_BYTES + 1)
     except OSError as error:
         raise FailedPrecondition(f"{setting}: {file}: cannot be read: {error.strerror}") from None
+    if len(content) > _MOST_FILE_BYTES:
+        raise FailedPrecondition(f"{setting}: {file}: has more than {_MOST_FILE_BYTES} bytes, which is the limit")
+    return content
 
 
 def _check_time(certificate: x509.Certificate, what: str) -> None:
