@@ -179,10 +179,20 @@ def test_one_person_weighs_at_most_so_much_on_one_topic_and_is_whole_elsewhere()
 def test_one_prompt_cluster_weighs_at_most_its_share() -> None:
     rows = town(400, people=200)
     plants = [{"role": "user", "content": "plants"}]
-    rows += [row(1000 + number, f"person-{number}", messages=plants) for number in range(200)]
-    weights = weights_by_row(rows, weigh(rows_of(rows), rules(cluster_share=0.1)))
-    assert sum(weights[400:]) == pytest.approx(60)
+    rows += [row(1000 + number, f"person-{number % 80}", messages=plants) for number in range(200)]
+    weights = weights_by_row(rows, weigh(rows_of(rows), rules(cluster_share=0.15)))
+    assert sum(weights[400:]) == pytest.approx(90)
     assert weights[:400] == [1.0] * 400
+
+
+def test_what_most_people_speak_of_is_no_topic_and_a_few_cannot_make_it_one_by_volume() -> None:
+    rows = [
+        row(n, f"person-{n % 60}", messages=[{"role": "user", "content": "good morning" if n % 60 < 40 else f"{n}"}])
+        for n in range(400)
+    ]
+    assert changed(weigh(rows_of(rows), rules(cluster_share=0.05, person_in_cluster_weight=0.5))) == {}
+    rows += [row(5000 + n, f"loud-{n % 3}", messages=[{"role": "user", "content": "plants"}]) for n in range(900)]
+    assert changed(weigh(rows_of(rows), rules(person_in_cluster_weight=4))) == {"person_in_cluster_cap": 900}
 
 
 def attack(minute: bool, people: int = 4, votes: int = 6) -> list[dict[str, Any]]:

@@ -48,7 +48,7 @@ def find_alike(rows: Rows, window_seconds: Sequence[float]) -> Alike:
     labels = int(rows.labels.max(initial=0)) + 1
     content = np.unique(votes[:, 1] * labels + rows.labels[row], return_inverse=True)[1]
     windows = [
-        _window(content, person, (rows.created_unix_ms[row] + moved) // width)
+        _window(rows, row, person, content, (rows.created_unix_ms + moved) // width)
         for width in (round(seconds * 1000) for seconds in window_seconds)
         for moved in (0, width // 2)
     ]
@@ -69,13 +69,16 @@ def find_alike(rows: Rows, window_seconds: Sequence[float]) -> Alike:
     return Alike(found, expected)
 
 
-def _window(content: Ints, person: Ints, times: Ints) -> _Window:
-    """All windows of one width, side by side."""
-    moment, when = np.unique(times, return_inverse=True)
-    people = int(person.max(initial=0)) + 1
+def _window(rows: Rows, row: Ints, person: Ints, content: Ints, times: Ints) -> _Window:
+    """All windows of one width, side by side. `row`, `person` and `content` are of votes, `times` of rows."""
+    moment, when_row = np.unique(times, return_inverse=True)
+    when = when_row[row]
+    people = len(rows.people)
     cells, cell = np.unique(content * max(1, len(moment)) + when, return_inverse=True)
-    found = np.bincount(np.unique(cell * people + person) // people, minlength=len(cells)).astype(float)
-    present = np.bincount(np.unique(when * people + person) // people, minlength=len(moment)).astype(float)
+    found = np.bincount(np.unique(cell * people + person) // max(1, people), minlength=len(cells)).astype(float)
+    # Whoever says something is there, whether it has a keyword or not.
+    there = when_row[rows.given[:, 0]] * people + rows.given[:, 1]
+    present = np.bincount(np.unique(there) // max(1, people), minlength=len(moment)).astype(float)
     content_of, when_of = np.divmod(cells, max(1, len(moment)))
     saying = np.bincount(content_of, weights=found)[content_of] if len(cells) else np.empty(0)
     every = present.sum()

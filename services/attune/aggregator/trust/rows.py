@@ -20,7 +20,7 @@ KEYWORDS = 6
 """Of a prompt at most so many count: in so many prompt clusters it is at most."""
 
 _KEYWORD_PEOPLE = 3  # a word that fewer use says nothing about what people ask for
-_KEYWORD_SHARE = 0.5  # nor does one that stands in most prompts
+_KEYWORD_SHARE = 0.5  # nor does one that most people use; counting prompts, a few could push a word out
 _MOST_WORDS = 100
 _WORD = re.compile(r"\w+")
 
@@ -110,7 +110,7 @@ class Collector:
             splits=whole["splits"][order],
             conversations=np.where(nowhere, -1, conversation)[order],
             given=given,
-            about=_clusters(place[whole["words rows"]], whole["words"], given, len(order)),
+            about=_clusters(place[whole["words rows"]], whole["words"], given, len(people)),
             people=people,
         )
 
@@ -150,7 +150,7 @@ def words_of(text: str) -> Iterable[int]:
     return {zlib.crc32(word.encode()) for word in _WORD.findall(text.lower()[: 16 * _MOST_WORDS])[:_MOST_WORDS]}
 
 
-def _clusters(rows: Ints, words: Keys, given: Ints, count: int) -> Ints:
+def _clusters(rows: Ints, words: Keys, given: Ints, everybody: int) -> Ints:
     """Pairs of a row and a prompt cluster: all prompts that share a keyword are one cluster.
 
     A prompt's keywords are those of its words that the fewest people use, of words that some use at all: how specific
@@ -160,11 +160,10 @@ def _clusters(rows: Ints, words: Keys, given: Ints, count: int) -> Ints:
     if not len(rows):
         return np.empty((0, 2), np.int64)
     known, word = np.unique(words, return_inverse=True)
-    prompts = np.bincount(word, minlength=len(known))
     spoken = np.stack([rows, word], axis=1)
     by_person = np.unique(join(spoken, given)[:, 1:], axis=0) if len(given) else np.empty((0, 2), np.int64)
     people = np.bincount(by_person[:, 0], minlength=len(known))
-    telling = (people >= _KEYWORD_PEOPLE) & (prompts <= _KEYWORD_SHARE * count)
+    telling = (people >= _KEYWORD_PEOPLE) & (people <= _KEYWORD_SHARE * everybody)
     kept = spoken[telling[word]]
     order = np.lexsort((known[kept[:, 1]], people[kept[:, 1]], kept[:, 0]))
     kept = kept[order]
