@@ -186,3 +186,13 @@ def test_no_question_reads_all_of_a_tenant(plant: Plant, edges: dict[Any, Any]) 
             steps = [step for *_, step in plan]
             assert steps
             assert not [step for step in steps if step.startswith("SCAN") or step.endswith("(tenant=?)")], query
+
+
+async def test_what_is_erased_leaves_no_link_behind(desk: Desk) -> None:
+    example_id, *_ = await ring(desk)
+    desk.index.erase(["response-1"], ["feedback-1"])
+    with desk.index.reading() as connection:
+        for table in ("example_feedback", "example_responses"):
+            assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+    assert (await refused(desk, "r-1"))[0] == (await refused(desk, "feedback-1"))[0] == "NOT_FOUND"
+    assert not (await ask(desk, example_id)).made_of
