@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from attune.aggregator.reasons import sentence
 from attune.lake.dataset import Dataset, list_datasets
@@ -74,12 +73,15 @@ def explain(folder: Path, tenant: str, name: str) -> Iterator[Weighed | Missing]
 
 def _named(part: pa.Table, name: str) -> pa.Array:
     """Which rows have the id as their own, or among those that they were made of."""
-    rows = set(pc.indices_nonzero(pc.equal(part["example_id"], name)).to_pylist())
-    for column in ("feedback_ids", "response_ids"):
-        lists = part[column].combine_chunks()
-        parents = pc.list_parent_indices(lists)
-        rows |= set(parents.filter(pc.equal(pc.list_flatten(lists), name)).to_pylist())
-    return pa.array([at in rows for at in range(part.num_rows)], pa.bool_())
+    columns = (part[column].to_pylist() for column in ("example_id", "feedback_ids", "response_ids"))
+    # Not Arrow's own comparison: of the values of lists that are all empty it crashes the process.
+    return pa.array(
+        [
+            name == own or name in (said or ()) or name in (answers or ())
+            for own, said, answers in zip(*columns, strict=True)
+        ],
+        pa.bool_(),
+    )
 
 
 def _weighed(dataset: Dataset, row: dict[str, Any]) -> Weighed:
