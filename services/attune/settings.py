@@ -303,7 +303,7 @@ class AggregatorSettings(_Section):
         {}, description="Which instead for a persona, by its name."
     )
     build_memory_mib: int = Field(
-        1024, ge=256, le=1 << 20, description="Memory for building a dataset, MiB; what does not fit goes to disk."
+        2048, ge=256, le=1 << 20, description="Memory for a dataset's query, MiB; more feedback takes more."
     )
     build_threads: int = Field(2, ge=1, le=1024, description="Threads for building a dataset.")
     rewards: RewardSettings = RewardSettings()

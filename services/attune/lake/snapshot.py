@@ -257,6 +257,10 @@ def _batches(found: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
 def _reported() -> Iterator[None]:
     try:
         yield
+    except duckdb.OutOfMemoryException:
+        raise Unavailable(
+            "the lake cannot be queried: it takes more memory than it may; raise aggregator.build_memory_mib"
+        ) from None
     except (duckdb.Error, pa.ArrowException) as error:
         raise Unavailable(f"the lake cannot be queried: {error}") from error
 
