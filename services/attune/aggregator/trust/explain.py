@@ -74,7 +74,7 @@ def explain(folder: Path, tenant: str, name: str) -> Iterator[Weighed | Missing]
 def _named(part: pa.Table, name: str) -> pa.Array:
     """Which rows have the id as their own, or among those that they were made of."""
     columns = (part[column].to_pylist() for column in ("example_id", "feedback_ids", "response_ids"))
-    # Not Arrow's own comparison: of the values of lists that are all empty it crashes the process.
+    # Not by Arrow's indices_nonzero: where there are no rows it crashes the process.
     return pa.array(
         [
             name == own or name in (said or ()) or name in (answers or ())
