@@ -121,6 +121,7 @@ async def test_new_forgets_and_persona_turns_to_another(address: str, servicer: 
     [
         ("hi\n/persona nobody\nhi\n", "attune: no such persona\n"),
         ("/up\n", "attune: there is no answer to vote on yet\n"),
+        ("hi\n/correct\n", "attune: /correct wants a text: what the last answer should have said\n"),
         ("/sing\n", "attune: there is no /sing; /help lists what there is\n"),
         ("a !broken\n", "its response was not acknowledged"),
     ],

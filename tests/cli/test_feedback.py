@@ -117,7 +117,7 @@ async def test_receipts_are_told_by_any_id(town: Town) -> None:
     assert said.splitlines()[0].startswith(f"feedback {thumb['event_id']} thumb · ")
     assert said.splitlines()[1:3] == [
         "  counts",
-        "  no dataset was built from it: it came after the newest, or no recipe that is built here reads it",
+        "  in no dataset yet: none was built since it came, or no recipe that is built here reads it",
     ]
     for words in ((thumb["client_feedback_id"],), (thumb["event_id"], "--own")):
         code, said, complaint = await attune(town, "receipts", *words)

@@ -1,3 +1,7 @@
+import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,3 +32,21 @@ def test_a_folder_without_an_installation_is_said_and_left_alone(tmp_path: Path)
     with pytest.raises(NotFound, match="no data folder of attune"):
         run("rotate-signing", "--data", str(tmp_path / "typo"))
     assert not (tmp_path / "typo").exists()
+
+
+@pytest.mark.parametrize("columns", [60, 80, 160])
+def test_the_list_shows_each_key_whole_however_narrow_the_terminal(tmp_path: Path, columns: int) -> None:
+    where = ("--data", str(tmp_path))
+    roles = [part for role in ("chat", "feedback", "review", "operate") for part in ("--role", role)]
+    made = run("create", "--tenant", "acme", *roles, *where).strip().rpartition("-")[0]
+    ours, theirs = pty.openpty()
+    subprocess.run(
+        [sys.executable, "-P", "-m", "attune.cli.main", "key", "list", *where],
+        stdout=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": str(columns)},
+        check=True,
+    )
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert made.split("-")[1] in shown

@@ -24,7 +24,7 @@ _NOTES = {
     "repeated_request": "two servers answered the same request; the answer that was made first counts for datasets: {}",
     "other_author": "who gave it is not whom the response was given to",
     "other_persona": "the response is another persona's than the feedback says",
-    "no_dataset": "no dataset was built from it: it came after the newest, or no recipe that is built here reads it",
+    "no_dataset": "in no dataset yet: none was built since it came, or no recipe that is built here reads it",
 }
 _NOT_STORED = dataset_pb2.Receipt.STATE_NOT_STORED
 # That a response is another tenant's is not told apart from that there is none.

@@ -150,6 +150,8 @@ class Talk:
     def _correct(self, text: str) -> None:
         if self._last is None:
             raise InvalidInput("there is no answer to correct yet")
+        if not text:
+            raise InvalidInput("/correct wants a text: what the last answer should have said")
         self._said = self._last, self._last.correct(text)
         self._note("noted: what it should have said")
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 key_app = typer.Typer(help="API keys: create, list, revoke; signing keys: rotate-signing.", no_args_is_help=True)
 
 _ROLES_HELP = "What it is for, once or more often: chat, feedback, review, operate.  [default: chat, feedback]"
+_PIPE_COLUMNS = 160
 
 
 @key_app.command("create")
@@ -55,7 +56,8 @@ def list_keys(config: ConfigOption = None, data: DataOption = None) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("key", "tenant", "roles", "limits", "made", "revoked", "label"):
-        table.add_column(column, no_wrap=column != "label")
+        # In a narrow terminal the others fold: a key that is cut off could not be copied to `revoke`.
+        table.add_column(column, no_wrap=column == "key", overflow="fold")
     for key in _store(read_settings(config, data)).list():
         table.add_row(
             f"ak-{key.key_id}-…",
@@ -66,7 +68,7 @@ def list_keys(config: ConfigOption = None, data: DataOption = None) -> None:
             _time(key.revoked_unix_ms),
             plain(key.label),
         )
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
     console.print(table if table.rows else "no keys yet: `attune key create` makes one")
 
 
