@@ -70,7 +70,8 @@ def _swaps(figures: Figures) -> Expectation:
         figure=str(swapped),
         limit=f"at least {LEAST_SWAPS}",
         hit=f"{swapped} policies were trained from votes and swapped in.",
-        miss=f"{swapped} policies were swapped in; at least {LEAST_SWAPS} had to be.",
+        miss=f"Policies swapped in: {swapped}, of at least {LEAST_SWAPS}. Where the machine is slow or busy, more time "
+        "helps: `attune rehearse --seconds 900`.",
     )
 
 

@@ -68,8 +68,8 @@ def _summary(figures: Figures) -> str:
     thumbs = "shuffled thumbs" if figures.shuffled else f"{figures.wrong_thumbs_share:.0%} of their thumbs wrong"
     told = (
         f"{figures.users} synthetic users talked and voted {figures.votes} times, {thumbs}. "
-        f"{len(figures.verdicts)} candidates were trained from the votes and {len(figures.swaps)} swapped in "
-        f"while people talked; {figures.streams_broken} of {figures.streams} streams broke."
+        f"Candidates trained from the votes: {len(figures.verdicts)}; swapped in while people talked: "
+        f"{len(figures.swaps)}. {figures.streams_broken} of {figures.streams} streams broke."
     )
     if figures.stopped:
         told += f" The rehearsal did not run to its end: {figures.stopped}"
