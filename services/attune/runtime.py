@@ -30,7 +30,7 @@ def read_endpoints(data: Path, service: str) -> dict[str, int]:
         endpoints = json.loads((data / "run" / f"{service}.json").read_bytes())
         return {name: int(value) for name, value in endpoints.items()}
     except (FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError):
-        raise Unavailable(f"{service} is not running on {data}; start it with `attune up`") from None
+        raise Unavailable(f"{service} is not running on {data}; start it with `attune up --data {data}`") from None
 
 
 def clear_endpoints(data: Path, service: str) -> None:

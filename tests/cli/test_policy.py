@@ -109,7 +109,8 @@ def test_without_a_running_ring_the_command_says_so_and_fails(house: House) -> N
     outcome = subprocess.run(command, capture_output=True, text=True, check=False)
     assert outcome.returncode == 1
     assert outcome.stdout == ""
-    assert outcome.stderr == f"attune: rollout is not running on {house.data}; start it with `attune up`\n"
+    start = f"start it with `attune up --data {house.data}`"
+    assert outcome.stderr == f"attune: rollout is not running on {house.data}; {start}\n"
 
 
 def test_an_exported_adapter_is_a_plain_peft_folder(house: House, tmp_path: Path) -> None:
