@@ -37,13 +37,23 @@ ASKS: dict[str, Callable[[Ids], Any]] = {
     "GET /v1/models/{model}": lambda ids: ids.persona,
     "POST /v1/feedback": lambda ids: {"response_id": ids.response_id, "thumb": "up"},
 }
-# Tried elsewhere: tests/rollout (policies), tests/aggregator (receipts, export), below (batches, lists); or they take
+# Tried elsewhere: tests/rollout (policies), tests/aggregator (what the aggregator serves), below (batches, lists); or they take
 # nothing of anybody's.
 ELSEWHERE = {
     "attune.v1.FeedbackService/SubmitFeedbackBatch",
     "attune.v1.ImportService/ImportResponses",
     "attune.v1.PolicyService/ListPolicies",
     "attune.v1.ReceiptService/GetReceipts",
+    "attune.v1.DatasetService/BuildDatasets",
+    "attune.v1.DatasetService/ListDatasets",
+    "attune.v1.DatasetService/GetDataset",
+    "attune.v1.DatasetService/CompareDatasets",
+    "attune.v1.DatasetService/VerifyDatasets",
+    "attune.v1.DatasetService/ExplainExample",
+    "attune.v1.LakeService/GetLakeStats",
+    "attune.v1.LakeService/OptimizeLake",
+    "attune.v1.LineageService/GetLineage",
+    "attune.v1.LogService/TailLog",
     "attune.v1.ExportService/ExportRecords",
     "attune.v1.ErasureService/EraseUser",
     "attune.v1.ErasureService/GetErasure",
