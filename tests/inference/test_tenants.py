@@ -37,7 +37,7 @@ ASKS: dict[str, Callable[[Ids], Any]] = {
     "GET /v1/models/{model}": lambda ids: ids.persona,
     "POST /v1/feedback": lambda ids: {"response_id": ids.response_id, "thumb": "up"},
 }
-# Tried elsewhere: tests/rollout (policies), tests/aggregator (what the aggregator serves), below (batches, lists); or they take
+# Tried elsewhere: tests/rollout (policies), tests/aggregator (what it serves), below (batches, lists); or they take
 # nothing of anybody's.
 ELSEWHERE = {
     "attune.v1.FeedbackService/SubmitFeedbackBatch",
