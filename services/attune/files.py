@@ -44,16 +44,26 @@ def create_file(file: Path, content: bytes) -> None:
             os.link(draft, file)
         finally:
             draft.unlink(missing_ok=True)
-        sync_folder(file.parent)
+        sync(file.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes the folder's names durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: Path) -> None:
+    """Makes a file's bytes, or a folder's names, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Everything under the folder, and the folder's own name."""
+    for root, _, files in os.walk(folder):
+        for file in files:
+            with contextlib.suppress(FileNotFoundError):  # another process tidied it away
+                sync(Path(root, file))
+        sync(Path(root))
+    sync(folder.parent)
 
 
 def make_folder(folder: Path) -> None:
@@ -62,7 +72,7 @@ def make_folder(folder: Path) -> None:
         missing = [part for part in (folder, *folder.parents) if not part.exists()]
         for part in reversed(missing):
             part.mkdir(exist_ok=True)
-            sync_folder(part.parent)
+            sync(part.parent)
 
 
 def names_in(folder: Path) -> list[str]:

@@ -7,6 +7,8 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from attune.files import sync
+
 
 def create(file: Path, data: bytes) -> None:
     """Writes the file unless it is there: of several makers the first wins."""
@@ -48,8 +50,4 @@ def _draft(file: Path, data: bytes) -> Iterator[Path]:
         yield draft
     finally:
         draft.unlink(missing_ok=True)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(file.parent)

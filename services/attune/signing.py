@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from attune import ids, secret_files
+from attune.clock import now_unix_ms
 from attune.errors import DataLoss, NotFound
 from attune.v1 import feedback_pb2
 
@@ -162,7 +163,7 @@ def _is_whole(key: SigningKey) -> bool:
 
 
 def _new_key(number: int) -> SigningKey:
-    return SigningKey(f"k{number}", time.time_ns() // 1_000_000, secrets.token_bytes(SECRET_BYTES))
+    return SigningKey(f"k{number}", now_unix_ms(), secrets.token_bytes(SECRET_BYTES))
 
 
 def _as_json(keys: list[SigningKey]) -> bytes:

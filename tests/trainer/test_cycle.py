@@ -11,6 +11,7 @@ from tests.trainer.tiny import dataset_of, thumbs
 from attune.chat.messages import typed_messages
 from attune.chat.model import model_hash
 from attune.chat.template import ChatTemplate
+from attune.clock import now_unix_ms
 from attune.keys import PolicySigner, PolicyVerifier
 from attune.lake.erased import Erased
 from attune.personas.persona import Persona, read_persona
@@ -18,7 +19,7 @@ from attune.registry.policies import Registry
 from attune.registry.rollouts import RolloutEntry, RolloutLog
 from attune.registry.verdict import Verdict
 from attune.trainer.candidate import Watch
-from attune.trainer.cycle import Cycles, unix_ms
+from attune.trainer.cycle import Cycles
 from attune.trainer.evaluate import RegressionPrompt
 from attune.trainer.gate import Limits
 from attune.trainer.kto import KtoArguments, TrainingStopped
@@ -72,7 +73,7 @@ def cycles(tiny_model: Path, tmp_path: Path) -> Cycles:
         enough_approval=0.72,
         dtype="float32",
         seed=1,
-        now_unix_ms=unix_ms,
+        now_unix_ms=now_unix_ms,
     )
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +23,7 @@ from attune.aggregator.recipe import load_recipe
 from attune.aggregator.trust.explain import MOST, Missing, Weighed, explain
 from attune.aggregator.turns import Turns
 from attune.chat.limits import MAX_ID_CHARACTERS, check_length
+from attune.clock import now_unix_ms
 from attune.errors import InvalidInput, NotFound
 from attune.ids import check_name
 from attune.lake.dataset import Manifest, list_datasets
@@ -68,9 +68,7 @@ class DatasetService(dataset_pb2_grpc.DatasetServiceServicer):
 
         def build(tell: Callable[[dataset_pb2.BuildDatasetsResponse], None]) -> None:
             tell(dataset_pb2.BuildDatasetsResponse(datasets=len(recipes)))
-            made = self.workshop.build(
-                persona, recipes, engine=_ENGINES[request.engine], now_unix_ms=time.time_ns() // 1_000_000
-            )
+            made = self.workshop.build(persona, recipes, engine=_ENGINES[request.engine], now_unix_ms=now_unix_ms())
             for dataset, is_new in made:
                 built = dataset_pb2.BuiltDataset(dataset=_told(dataset.manifest), is_new=is_new)
                 tell(dataset_pb2.BuildDatasetsResponse(built=built))

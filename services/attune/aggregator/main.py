@@ -30,6 +30,7 @@ from attune.aggregator.privacy.service import ErasureService
 from attune.aggregator.receipt_index import ReceiptIndex, keep_up_to_date
 from attune.aggregator.service import ExportService, ReceiptService
 from attune.aggregator.upkeep import keep_in_shape
+from attune.clock import now_unix_ms
 from attune.erasures import Erasures
 from attune.errors import AttuneError, DataLoss, Unavailable
 from attune.eventlog import FEEDBACK, RESPONSES, EventReader, SqliteLogReader, open_when_there
@@ -161,7 +162,7 @@ class Aggregator:
         with open_snapshot(self._lake, self._builder.rules.threads, self._builder.rules.memory_mib) as snapshot:
             ours = {persona for persona in personas if self._leases.hold(".".join(persona))}
             for tenant, name in sorted(ours):
-                self._builder.build_due(snapshot, tenant, name, int(time.time() * 1000))
+                self._builder.build_due(snapshot, tenant, name, now_unix_ms())
         if ours == personas:  # else whoever has the others may die before they are built
             self._counted_rows, self._counted_personas = rows, personas
         self._next_count = time.monotonic() + _COUNT_SECONDS
@@ -312,10 +313,6 @@ def aggregate(
         )
         aggregator.run(stopping, rules.poll_seconds)
         log.close()
-
-
-def now_unix_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 async def _all_of(*works: Coroutine[Any, Any, None], stopping: threading.Event) -> None:

@@ -13,6 +13,7 @@ from attune.aggregator.reasons import sentence
 from attune.aggregator.receipt_index import ReceiptIndex
 from attune.aggregator.receipts import Question, answer
 from attune.chat.limits import MAX_ID_CHARACTERS, check_length
+from attune.clock import now_unix_ms
 from attune.errors import InvalidInput, NotFound, PermissionDenied, ResourceExhausted, Unauthenticated
 from attune.ids import check_name
 from attune.lake.place import Place
@@ -44,7 +45,7 @@ class ReceiptService(dataset_pb2_grpc.ReceiptServiceServicer):
 
     def _answer(self, question: Question) -> dataset_pb2.GetReceiptsResponse:
         with self.index.reading() as connection:
-            return answer(connection, question, sentence, time.time_ns() // 1_000_000)
+            return answer(connection, question, sentence, now_unix_ms())
 
     def _question(self, request: dataset_pb2.GetReceiptsRequest, caller: Caller) -> Question:
         subject = request.WhichOneof("subject")

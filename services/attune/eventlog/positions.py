@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from attune.errors import FailedPrecondition
+from attune.files import sync
 from attune.ids import check_name
 
 SHIPPER = "shipper"
@@ -53,12 +54,3 @@ def refuse_shipped_spool(folder: Path) -> None:
             f"the records of {folder} went on to Kafka: start with kafka.servers (or `attune up --kafka`) as before; "
             f"to do without, let the aggregator take in what Kafka holds, stop, and move {folder} away"
         )
-
-
-def sync(path: Path) -> None:
-    """Makes a file's bytes, or a folder's names, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,11 +2,11 @@
 
 import contextlib
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from attune.clock import now_unix_ms
 from attune.errors import Unavailable
 from attune.eventlog.log import Record
 
@@ -46,7 +46,7 @@ class RefusedRecords:
                     record.topic,
                     record.partition,
                     record.offset,
-                    int(time.time() * 1000),
+                    now_unix_ms(),
                     reason,
                     record.key,
                     record.payload,

@@ -23,11 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attune import metrics
+from attune.clock import now_unix_ms
 from attune.errors import AttuneError, DataLoss, InvalidInput, NotFound, ResourceExhausted, Unavailable
 from attune.eventlog.lock import WriterLock
 from attune.eventlog.log import TOPICS, Depth, Range, Record, Reservation
-from attune.eventlog.positions import read_positions, sync, write_positions
+from attune.eventlog.positions import read_positions, write_positions
 from attune.eventlog.space import RECORD_OVERHEAD_BYTES, Space, SpaceReservation, record_bytes
+from attune.files import sync
 from attune.ids import check_name
 
 logger = logging.getLogger(__name__)
@@ -326,11 +328,11 @@ class SqliteLog:
     def _write(self, group: list["_Append"]) -> None:
         next_offsets = dict(self._next)
         rows = []
-        now_unix_ms = int(time.time() * 1000)
+        written_unix_ms = now_unix_ms()
         for append in group:
             append.offset = next_offsets[append.topic]
             next_offsets[append.topic] += 1
-            rows.append((append.topic, append.offset, now_unix_ms, append.key, append.payload))
+            rows.append((append.topic, append.offset, written_unix_ms, append.key, append.payload))
         try:
             with metrics.EVENT_LOG_COMMIT_SECONDS.time(), self._transaction() as writer:
                 writer.executemany("INSERT INTO records VALUES (?, 0, ?, ?, ?, ?)", rows)

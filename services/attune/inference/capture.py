@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attune.chat.messages import count_turns
+from attune.clock import now_unix_ms
 from attune.ids import new_event_id
 from attune.inference.engine import LOGPROBS_MODE
 from attune.inference.parsing import MAX_CALLS
@@ -140,7 +141,7 @@ def event_header(tenant: str) -> event_pb2.EventHeader:
         event_id=new_event_id(),
         schema_version=SCHEMA_VERSION,
         tenant=tenant,
-        created_unix_ms=time.time_ns() // 1_000_000,
+        created_unix_ms=now_unix_ms(),
     )
 
 

@@ -18,6 +18,7 @@ from attune.chat.messages import check_messages
 from attune.chat.sampling import MAX_SEED, resolve_sampling
 from attune.chat.template import ChatTemplate
 from attune.chat.tools import offered_tools
+from attune.clock import now_unix_ms
 from attune.errors import AttuneError, InvalidInput, Unavailable
 from attune.eventlog.log import RESPONSES, EventLog
 from attune.ids import hash_end_user, persona_label, policy_number
@@ -138,7 +139,7 @@ class Chat:
 
     def _understand(self, request: chat_pb2.ChatRequest, caller: Caller) -> tuple[Asked, Received]:
         """Raises what is wrong with the request by itself."""
-        received = Received(time.monotonic(), time.time_ns() // 1_000_000)
+        received = Received(time.monotonic(), now_unix_ms())
         persona = self.personas.find(caller.tenant, request.persona)
         _check_request(request)
         if request.policy_id:

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
@@ -11,6 +10,7 @@ from attune.access import Caller
 from attune.chat.limits import MAX_END_USER_CHARACTERS, MAX_ID_CHARACTERS, check_length, check_metadata
 from attune.chat.messages import check_messages, count_turns
 from attune.chat.tools import offered_tools
+from attune.clock import now_unix_ms
 from attune.errors import AttuneError, InvalidInput
 from attune.eventlog.log import RESPONSES, EventLog
 from attune.ids import hash_end_user
@@ -108,7 +108,7 @@ class Imports:
         check_length(request.conversation_id, MAX_ID_CHARACTERS, "conversation_id")
         check_length(request.end_user_id, MAX_END_USER_CHARACTERS, "end_user_id")
         check_metadata(request.metadata)
-        if not 0 <= request.created_unix_ms <= _now_unix_ms() + _DAY_MS:
+        if not 0 <= request.created_unix_ms <= now_unix_ms() + _DAY_MS:
             raise InvalidInput(
                 f"created_unix_ms is {request.created_unix_ms}; it must be 0 or a time that has been",
                 field="created_unix_ms",
@@ -122,7 +122,7 @@ class Imports:
         ids = [
             self.keys.signing.imported_response_id(tenant, import_id, index) for index in range(len(request.answers))
         ]
-        created_unix_ms = request.created_unix_ms or _now_unix_ms()
+        created_unix_ms = request.created_unix_ms or now_unix_ms()
         conversation = hashlib.sha256(f"conversation\0{ids[0]}".encode()).hexdigest()
         return [
             event_pb2.ResponseEvent(
@@ -154,7 +154,3 @@ class Imports:
             )
             for index, (response_id, answer) in enumerate(zip(ids, request.answers, strict=True))
         ]
-
-
-def _now_unix_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -13,9 +13,9 @@ from deltalake.exceptions import DeltaError
 
 from attune import metrics
 from attune.errors import Aborted, DataLoss, Unavailable
+from attune.files import sync
 from attune.lake.checksums import fault_of
 from attune.lake.delta import LakeTable, said_of
-from attune.lake.durable import sync
 from attune.lake.merge import data_files
 from attune.lake.place import Place
 

@@ -26,8 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attune.errors import DataLoss, FailedPrecondition, NotFound
+from attune.files import sync
 from attune.lake.canonical import RowsHash, canonical_schema
-from attune.lake.durable import sync
 from attune.lake.sorting import sorted_rows
 
 logger = logging.getLogger(__name__)

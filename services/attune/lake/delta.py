@@ -25,8 +25,8 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from attune.errors import Aborted, DataLoss, Unavailable
+from attune.files import sync, sync_tree
 from attune.lake.checksums import fault_of, note_checksums
-from attune.lake.durable import sync, sync_tree
 from attune.lake.merge import STATISTICS, DataFile, data_files, merge_files, plan_merges
 from attune.lake.place import Place, options_of
 from attune.lake.repair import set_torn_commits_aside

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from attune import secret_files
 from attune.errors import DataLoss
+from attune.files import sync
 from attune.lake.dataset import Dataset
-from attune.lake.durable import sync
 
 _FILE = "erased.json"
 

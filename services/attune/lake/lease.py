@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from attune.lake.durable import sync
+from attune.files import sync
 
 # Older entries are kept for whoever is just reading them.
 _KEPT = 4

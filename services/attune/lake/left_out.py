@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from attune.errors import DataLoss
+from attune.files import sync
 from attune.lake.dataset import Manifest
-from attune.lake.durable import sync
 
 logger = logging.getLogger(__name__)
 

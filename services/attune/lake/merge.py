@@ -8,7 +8,6 @@ one that another has overtaken. Who appends is never in its way, and who deletes
 import contextlib
 import json
 import secrets
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.transaction import AddAction, RemoveAction
+
+from attune.clock import now_unix_ms
 
 LAYOUT = "attune/layout"
 """The application transaction of all that rewrite files: of two at once Delta refuses one."""
@@ -93,11 +94,11 @@ def write_anew(
     name = f"{folder}/".lstrip("/") + f"part-{secrets.token_hex(16)}.zstd.parquet"
     statistics = _Statistics()
     size = _write(dataset, name, _rows(dataset, files, tuple(partition), wanted), statistics)
-    return AddAction(name, size, partition, int(time.time() * 1000), changed, statistics.as_json())
+    return AddAction(name, size, partition, now_unix_ms(), changed, statistics.as_json())
 
 
 def removal(file: DataFile, *, changed: bool) -> RemoveAction:
-    return RemoveAction(file.name, changed, int(time.time() * 1000), file.bytes, dict(file.partition))
+    return RemoveAction(file.name, changed, now_unix_ms(), file.bytes, dict(file.partition))
 
 
 def commit_layout(handle: DeltaTable, actions: Sequence[AddAction | RemoveAction], done: int) -> None:

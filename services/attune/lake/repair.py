@@ -16,7 +16,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from attune.lake.durable import sync
+from attune.files import sync
 
 logger = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from attune import secret_files
 from attune.access import NOBODY, UNLIMITED, Caller, KeyLimits, Role
 from attune.addresses import is_loopback
+from attune.clock import now_unix_ms
 from attune.errors import DataLoss, FailedPrecondition, InvalidInput, NotFound, Unauthenticated
 from attune.ids import DEFAULT_TENANT, check_name
 
@@ -114,7 +115,7 @@ class KeyStore:
             if key is None:
                 raise NotFound(f"there is no key {key_id}")
             if key.revoked_unix_ms is None:
-                revoked = ApiKey(**{**vars(key), "revoked_unix_ms": time.time_ns() // 1_000_000})
+                revoked = ApiKey(**{**vars(key), "revoked_unix_ms": now_unix_ms()})
                 self._write({**self._keys, key_id: revoked})
             return self._keys[key_id]
 
@@ -155,7 +156,7 @@ class KeyStore:
             tenant=tenant,
             roles=tuple(sorted(set(roles))),
             label=label,
-            created_unix_ms=time.time_ns() // 1_000_000,
+            created_unix_ms=now_unix_ms(),
             limits=limits,
         )
         self._write({**self._keys, key_id: key})

@@ -18,7 +18,7 @@ from attune.files import (
     open_regular,
     read_file,
     reported,
-    sync_folder,
+    sync,
 )
 from attune.ids import check_name
 from attune.personas.persona import MAX_FILE_BYTES, Persona, PersonaError, read_persona, read_personas
@@ -66,7 +66,7 @@ class PersonaVersions:
                 _rename_new(draft.folder, self.folder)
         finally:
             shutil.rmtree(draft.folder, ignore_errors=True)
-        sync_folder(self.folder.parent)
+        sync(self.folder.parent)
 
     def apply(self, persona: Persona, text: str) -> tuple[PersonaVersion, bool]:
         """Makes it the current version, durably; says whether that changed anything.

@@ -21,7 +21,7 @@ from attune.files import (
     open_regular,
     read_file,
     reported,
-    sync_folder,
+    sync,
 )
 from attune.keys import PolicySigner, PolicyVerifier
 from attune.registry.fields import Fields, canonical_json
@@ -205,7 +205,7 @@ class Registry:
             # Without a manifest it does not exist; what is left of a crash behind that is deleted by the next call.
             for name in ("manifest.json", *sorted(set(os.listdir(folder)) - {"manifest.json", "claim.json"})):
                 (folder / name).unlink(missing_ok=True)
-            sync_folder(folder)
+            sync(folder)
 
     def write_verdict(self, verdict: Verdict, signer: PolicySigner) -> None:
         """Puts the verdict beside the finished policy, bound to its very manifest; raises AlreadyExists the second
@@ -393,7 +393,7 @@ def _copy(source: Path, target: Path) -> str:
                 stream.flush()
                 os.fsync(stream.fileno())
             draft.replace(target)
-            sync_folder(target.parent)
+            sync(target.parent)
     except FileNotFoundError:
         raise DataLoss(f"{source.parent.name}/{source.name} is missing") from None
     return digest.hexdigest()

@@ -1,11 +1,11 @@
 """The loop that looks for policies that passed the gate and enters them into the rollout log."""
 
 import logging
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from attune import ids, metrics
+from attune.clock import now_unix_ms
 from attune.errors import Aborted, AttuneError, NotFound, Unavailable
 from attune.lake.erased import Erased, erased_by_request
 from attune.personas.persona import Persona
@@ -61,11 +61,11 @@ class Promotion:
 
     def _look(self, persona: Persona) -> None:
         history = self._history(persona)
-        now_unix_ms = time.time_ns() // 1_000_000
+        now = now_unix_ms()
         erased = erased_by_request(self._datasets)
         tainted = self._lineage.made_with(erased)
-        entry = None if persona.approval == "person" else self._promoted(persona, history, tainted, now_unix_ms)
-        self._enter(persona, entry or self._given_up(persona, history, erased, now_unix_ms))
+        entry = None if persona.approval == "person" else self._promoted(persona, history, tainted, now)
+        self._enter(persona, entry or self._given_up(persona, history, erased, now))
 
     def _given_up(
         self, persona: Persona, history: Sequence[RolloutEntry], erased: Mapping[str, Erased], now_unix_ms: int

@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from attune import ids, metrics
 from attune.access import CALLER
+from attune.clock import now_unix_ms
 from attune.errors import Aborted, AttuneError, InvalidInput, NotFound
 from attune.personas.persona import Persona
 from attune.personas.store import Personas
@@ -104,7 +104,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         for _ in range(_ATTEMPTS if policy_id else 1):
             history = self._log.history(persona.tenant, persona.name)
             target = policy_id or before(self._still_there(history))
-            entry = roll_back(persona, history, target, reason, time.time_ns() // 1_000_000)
+            entry = roll_back(persona, history, target, reason, now_unix_ms())
             self._check_target(target, persona)
             with contextlib.suppress(Aborted):
                 self._log.append(entry)

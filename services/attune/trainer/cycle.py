@@ -7,7 +7,6 @@ passed, and a restarted trainer either starts the cycle again or finishes writin
 import contextlib
 import fcntl
 import logging
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -307,7 +306,3 @@ def _remove_others(work: Path) -> None:
         for folder in work.parent.iterdir():
             if folder != work:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def unix_ms() -> int:
-    return math.floor(time.time() * 1000)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attune import metrics
+from attune.clock import now_unix_ms
 from attune.errors import AttuneError
 from attune.ids import persona_label
 from attune.keys import PolicySigner, PolicyVerifier
@@ -118,7 +119,7 @@ def prepare(settings: Settings) -> Workshop:
     from attune.chat.template import ChatTemplate
     from attune.registry.policies import Registry
     from attune.registry.rollouts import RolloutLog
-    from attune.trainer.cycle import Cycles, unix_ms
+    from attune.trainer.cycle import Cycles
     from attune.trainer.gate import Limits
     from attune.trainer.kto import KtoArguments
     from attune.trainer.prompts import PromptFiles
@@ -156,7 +157,7 @@ def prepare(settings: Settings) -> Workshop:
         enough_approval=gate.enough_approval,
         dtype=trainer.dtype,
         seed=trainer.seed,
-        now_unix_ms=unix_ms,
+        now_unix_ms=now_unix_ms,
     )
     logger.info("trainer ready", extra={"threads": threads, "regression_prompts": len(cycles.regression)})
     return Workshop(cycles, personas, regression, replay)

@@ -3,12 +3,12 @@
 import asyncio
 import json
 import logging
-import time
 from dataclasses import dataclass
 from typing import Any
 
 from attune.access import CALLER
 from attune.chat.limits import MAX_END_USER_CHARACTERS, MAX_ID_CHARACTERS, check_length
+from attune.clock import now_unix_ms
 from attune.erasures import CERTIFICATE, REQUEST, STATE, Erasures
 from attune.errors import InvalidInput, NotFound
 from attune.ids import hash_end_user
@@ -32,7 +32,7 @@ class ErasureService(dataset_pb2_grpc.ErasureServiceServicer):
         check_length(request.end_user_id, MAX_END_USER_CHARACTERS, "end_user_id")
         tenant = CALLER.get().tenant
         person = hash_end_user(tenant, request.end_user_id, self.end_user_key)
-        asked = await asyncio.to_thread(self.erasures.ask, tenant, person, time.time_ns() // 1_000_000)
+        asked = await asyncio.to_thread(self.erasures.ask, tenant, person, now_unix_ms())
         logger.info("erasure asked for", extra={"erasure_id": asked.erasure_id})
         return await asyncio.to_thread(self._erasure, asked.erasure_id, tenant)
 
