@@ -1,6 +1,6 @@
 import pytest
 
-from attune.addresses import is_loopback, join, stays_here
+from attune.addresses import is_loopback, join, stays_here, with_port
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,14 @@ def test_hosts_and_ports_are_joined_as_grpc_reads_them() -> None:
     assert join("0.0.0.0", 1) == "127.0.0.1:1"
     assert join("::", 1) == "[::1]:1"
     assert not is_loopback("")
+
+
+@pytest.mark.parametrize(
+    ("target", "whole"),
+    [("example.org", "example.org:7"), ("example.org:1", "example.org:1"), ("10.0.0.1", "10.0.0.1:7"),
+     ("::1", "[::1]:7"), ("[::1]", "[::1]:7"), ("[::1]:1", "[::1]:1"), ("unix:/run/attune", "unix:/run/attune"),
+     ("unix-abstract:attune", "unix-abstract:attune"), ("dns:example.org", "dns:example.org"),
+     ("https://example.org", "https://example.org")],
+)  # fmt: skip
+def test_a_host_alone_gets_the_port(target: str, whole: str) -> None:
+    assert with_port(target, 7) == whole

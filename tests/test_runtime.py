@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from attune.errors import Unavailable
-from attune.runtime import SignalEvent, clear_endpoints, read_endpoints, write_endpoints
+from attune.runtime import SignalEvent, clear_endpoints, read_endpoints, read_port, write_endpoints
 
 STOPS = """
 from attune import runtime
@@ -52,6 +52,13 @@ def test_endpoints_that_are_damaged_are_as_none(tmp_path: Path) -> None:
         (tmp_path / "run" / "inference.json").write_bytes(damage)
         with pytest.raises(Unavailable):
             read_endpoints(tmp_path, "inference")
+
+
+def test_a_port_that_was_not_written_is_said(tmp_path: Path) -> None:
+    write_endpoints(tmp_path, "inference", metrics=2)
+    assert read_port(tmp_path, "inference", "metrics") == 2
+    with pytest.raises(Unavailable, match=r"run/inference\.json names no grpc port"):
+        read_port(tmp_path, "inference", "grpc")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

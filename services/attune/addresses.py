@@ -27,6 +27,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def with_port(target: str, port: int) -> str:
+    """A gRPC target as it is, or with this port where it is a host alone: `example.org`, `::1`, `[::1]`."""
+    bare_ipv6 = target.count(":") > 1 and not target.startswith("[")
+    if "/" in target or target.startswith((*_LOCAL_SOCKETS, *_RESOLVERS)):
+        return target
+    if bare_ipv6:
+        return f"[{target}]:{port}"
+    return target if ":" in target.rpartition("]")[2] else f"{target}:{port}"
+
+
 def stays_here(target: str) -> bool:
     """Whether all that is sent to this gRPC target stays on this machine; what is not understood does not."""
     if target.startswith(_LOCAL_SOCKETS):

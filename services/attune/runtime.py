@@ -33,6 +33,15 @@ def read_endpoints(data: Path, service: str) -> dict[str, int]:
         raise Unavailable(f"{service} is not running on {data}; start it with `attune up --data {data}`") from None
 
 
+def read_port(data: Path, service: str, name: str) -> int:
+    """One of them; raises Unavailable when the service has not written it either."""
+    endpoints = read_endpoints(data, service)
+    if name not in endpoints:
+        file = data / "run" / f"{service}.json"
+        raise Unavailable(f"{file} names no {name} port; stop `attune up` and start it again, which writes it anew")
+    return endpoints[name]
+
+
 def clear_endpoints(data: Path, service: str) -> None:
     """Removes what write_endpoints wrote."""
     (data / "run" / f"{service}.json").unlink(missing_ok=True)

@@ -55,6 +55,13 @@ def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
     assert said.stdout.splitlines()[-1].strip() == "imported:"
 
 
+def test_switches_are_shown_without_a_type(tmp_path: Path) -> None:
+    for arguments in (("--help",), ("up", "--help"), ("policy", "export", "--help")):
+        said = attune(*arguments, folder=tmp_path).stdout
+        assert "--help" in said
+        assert "bool" not in said
+
+
 def test_the_example_file_is_what_the_settings_say() -> None:
     committed = (ROOT / "deploy" / "attune.toml").read_text()
     assert committed == example(Settings), "run `attune config example > deploy/attune.toml`"
@@ -104,6 +111,7 @@ def test_config_show_prints_toml_with_the_file_and_the_environment(tmp_path: Pat
         (("config", "show"), {"ATTUNE_TRAINER__SEED": "secret"}, "trainer.seed: input should be a valid integer"),
         (("chat",), {}, "inference is not running on"),
         (("chat", "--server", "127.0.0.1:1"), {}, "cannot reach 127.0.0.1:1"),
+        (("policy", "list", "--server", "127.0.0.1:1"), {}, "127.0.0.1:1"),
         (("train",), {}, "attune train --once"),
         (("up", "--data", "/proc/nowhere"), {}, "/proc/nowhere"),
     ],

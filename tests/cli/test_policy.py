@@ -92,6 +92,21 @@ def test_an_operator_lists_looks_and_goes_back(house: House, service: Service) -
     assert run("approve", second, "--reason", "read it").startswith(f"concierge: {second} has all traffic")
 
 
+def test_a_ring_elsewhere_is_asked_by_its_address(
+    house: House, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ("--server", f"127.0.0.1:{service.endpoints()['grpc']}")
+    first, second = promote(house), promote(house)
+    monkeypatch.setenv("ATTUNE_API_KEY", (house.data / "access" / "development.key").read_text().strip())
+    monkeypatch.setenv("ATTUNE_DATA", str(tmp_path / "nothing-here"))
+
+    assert second in run("list", *server)
+    assert f"{second} passed the gate" in run("show", *server)
+    assert run("rollback", *server).startswith(f"concierge: {first} has all traffic")
+    assert run("approve", second, *server).startswith(f"concierge: {second} has all traffic")
+    assert refusal("list", "--server", "127.0.0.1:1").startswith("cannot reach 127.0.0.1:1")
+
+
 def test_what_cannot_be_done_is_said_in_a_sentence(house: House, service: Service) -> None:
     assert refusal("rollback") == "the base model has all traffic; nothing served before it"
     assert refusal("rollback", "p-000009") == "no policy p-000009"

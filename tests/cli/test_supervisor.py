@@ -220,6 +220,27 @@ def test_settings_that_cannot_work_are_a_sentence_before_anything_starts(
     assert journal(tmp_path) == []
 
 
+def test_a_full_disk_is_said_with_the_folder(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system can only be mounted by root")
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            (disk / "filler").write_bytes(bytes(1 << 20))
+        said = subprocess.run(
+            [sys.executable, "-P", "-m", "attune.cli.main", "up", "--data", str(disk / "data")],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+    assert (said.returncode, said.stderr) == (1, f"attune: {disk / 'data'}: no space left on device\n")
+
+
 def test_backoff_doubles_up_to_its_most() -> None:
     assert [backoff_seconds(failures, 0.5, 30) for failures in range(1, 9)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
     assert backoff_seconds(10_000, 0.5, 30) == 30

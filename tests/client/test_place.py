@@ -78,3 +78,9 @@ def test_another_server_is_met_as_the_settings_say(tmp_path: Path) -> None:
 
 def issued(folder: Path) -> Issued:
     return Authority(folder / "certificates").issue("server")
+
+
+def test_a_host_without_a_port_is_asked_at_the_usual_one(tmp_path: Path) -> None:
+    assert place(tmp_path, "localhost").address == "localhost:50051"
+    assert place_of(Settings(data=tmp_path), "aggregator", "::1").address == "[::1]:50052"
+    assert place_of(Settings(data=tmp_path), "rollout", "attune.example.org").address == "attune.example.org:50054"

@@ -213,10 +213,10 @@ def _explained(found: "dataset_pb2.ExplainExampleResponse") -> list[str]:
 
 
 def _service(config: Path | None, data: Path | None, server: str) -> "AbstractContextManager[Authorized]":
-    from attune.cli.aggregator import asked
+    from attune.cli.service import asked
     from attune.v1 import dataset_pb2_grpc
 
-    return asked(read_settings(config, data), server, dataset_pb2_grpc.DatasetServiceStub)
+    return asked(read_settings(config, data), "aggregator", server, dataset_pb2_grpc.DatasetServiceStub)
 
 
 def _facts(portrait: "dataset_pb2.GetDatasetResponse") -> dict[str, str]:

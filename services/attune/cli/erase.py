@@ -3,18 +3,17 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from attune.cli.options import ConfigOption, DataOption, ServerOption, read_settings
+from attune.cli.service import asked
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from attune.settings import Settings
     from attune.v1 import dataset_pb2
 
 _DEADLINE_SECONDS = 30.0
@@ -42,11 +41,11 @@ def erase(
     command, over restarts; ask again for the same person, or --show it, to see how far it is.
     """
     from attune.errors import InvalidInput
-    from attune.v1 import dataset_pb2
+    from attune.v1 import dataset_pb2, dataset_pb2_grpc
 
     if sum(map(bool, (user, show, every))) != 1:
         raise InvalidInput("say one of --user ID, --show ERASURE and --list")
-    with _service(read_settings(config, data), server) as stub:
+    with asked(read_settings(config, data), "aggregator", server, dataset_pb2_grpc.ErasureServiceStub) as stub:
         if every:
             _print(
                 _table(stub.ListErasures(dataset_pb2.ListErasuresRequest(), timeout=_DEADLINE_SECONDS).erasures),
@@ -130,20 +129,3 @@ def _print(*parts: object) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for part in parts:
         console.print(part)
-
-
-@contextmanager
-def _service(settings: "Settings", server: str) -> Iterator[Any]:
-    import grpc
-
-    from attune.client.authorized import Authorized
-    from attune.client.errors import error_of
-    from attune.client.place import place_of
-    from attune.v1 import dataset_pb2_grpc
-
-    where = place_of(settings, "aggregator", server)
-    with where.channel() as channel:
-        try:
-            yield Authorized(dataset_pb2_grpc.ErasureServiceStub(channel), where.api_key)
-        except grpc.RpcError as failure:
-            raise error_of(failure, where.address) from None

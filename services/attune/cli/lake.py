@@ -134,10 +134,10 @@ def repair(
 
 
 def _service(config: "Path | None", data: "Path | None", server: str) -> "AbstractContextManager[Authorized]":
-    from attune.cli.aggregator import asked
+    from attune.cli.service import asked
     from attune.v1 import dataset_pb2_grpc
 
-    return asked(read_settings(config, data), server, dataset_pb2_grpc.LakeServiceStub)
+    return asked(read_settings(config, data), "aggregator", server, dataset_pb2_grpc.LakeServiceStub)
 
 
 def _lake(config: "Path | None", data: "Path | None") -> "Lake":

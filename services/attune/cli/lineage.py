@@ -34,11 +34,11 @@ def lineage(
     """Show what something was made of and what it went into: responses, feedback, examples, datasets, policies."""
     from rich.console import Console
 
-    from attune.cli.aggregator import asked
+    from attune.cli.service import asked
     from attune.v1 import dataset_pb2, dataset_pb2_grpc
 
     request = dataset_pb2.GetLineageRequest(id=name, depth=depth, width=width, to_id=to)
-    with asked(read_settings(config, data), server, dataset_pb2_grpc.LineageServiceStub) as stub:
+    with asked(read_settings(config, data), "aggregator", server, dataset_pb2_grpc.LineageServiceStub) as stub:
         node = stub.GetLineage(request, timeout=_DEADLINE_SECONDS).node
     Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS).print(tree_of(node))
 

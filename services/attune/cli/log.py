@@ -37,13 +37,13 @@ def tail(
     """
     from rich.console import Console
 
-    from attune.cli.aggregator import asked
+    from attune.cli.service import asked
     from attune.v1 import dataset_pb2, dataset_pb2_grpc
 
     request = dataset_pb2.TailLogRequest(responses=responses, feedback=feedback, persona=persona, text=text)
     told = Console(highlight=False, soft_wrap=True)
     shown = 0
-    with asked(read_settings(config, data), server, dataset_pb2_grpc.LogServiceStub) as stub:
+    with asked(read_settings(config, data), "aggregator", server, dataset_pb2_grpc.LogServiceStub) as stub:
         parts = stub.TailLog(request)
         try:
             for part in parts:

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -84,13 +84,14 @@ def chat(
     from attune.client.receipts import Receipts, aggregator_of
 
     settings = read_settings(config, data)
+    chats = place_of(settings, "inference", server)
 
     def desk() -> Receipts:
-        where = place_of(settings, "aggregator", aggregator_of(server) if server else "")
+        where = place_of(settings, "aggregator", aggregator_of(chats.address) if server else "")
         return Receipts(where.address, api_key=where.api_key, tls=where.tls)
 
     whom = persona or ("" if server else settings.default_persona)
-    run(place_of(settings, "inference", server), whom, end_user, desk)
+    run(chats, whom, end_user, desk)
 
 
 @demo_model_app.command("build")
@@ -129,8 +130,10 @@ def main() -> None:
     """Runs a command; what went wrong for a known reason is one sentence and exit status 1."""
     # Its core would write a line of its own for each handshake that fails.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    command = typer.main.get_command(app)
+    _name_no_type_of_switches(command)
     try:
-        app()
+        command()
     except AttuneError as error:
         sys.exit(f"attune: {error.message}")
     except BrokenPipeError:
@@ -140,6 +143,15 @@ def main() -> None:
         where = "" if error.filename is None else f"{error.filename}: "
         _drop_output()
         sys.exit(f"attune: {where}{(error.strerror or str(error)).lower()}")
+
+
+def _name_no_type_of_switches(command: Any) -> None:
+    """Typer's help screens call them `--help <bool>`, which reads as if a value were wanted."""
+    for option in (*command.params, command.get_help_option(typer.Context(command))):
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
+    for inner in getattr(command, "commands", {}).values():
+        _name_no_type_of_switches(inner)
 
 
 def _drop_output() -> None:

@@ -20,7 +20,7 @@ DataOption = Annotated[
 ]
 
 ServerOption = Annotated[
-    str, typer.Option("--server", metavar="HOST:PORT", help="Where; without it the `attune up` of the data folder.")
+    str, typer.Option("--server", metavar="HOST[:PORT]", help="Where; without it the `attune up` of the data folder.")
 ]
 
 

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attune.cli.options import ConfigOption, DataOption, read_settings
+from attune.cli.options import ConfigOption, DataOption, ServerOption, read_settings
+from attune.cli.service import asked
 from attune.ids import DEFAULT_TENANT
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from rich.table import Table
 
     from attune.client.authorized import Authorized
@@ -34,11 +37,13 @@ _PIPE_COLUMNS = 160
 
 
 @policy_app.command("list")
-def list_policies(persona: PersonaOption = "", config: ConfigOption = None, data: DataOption = None) -> None:
+def list_policies(
+    persona: PersonaOption = "", server: ServerOption = "", config: ConfigOption = None, data: DataOption = None
+) -> None:
     """List a persona's policies, newest first, with their verdicts and shares of the traffic."""
     from attune.v1 import policy_pb2
 
-    with _service(read_settings(config, data)) as stub:
+    with _service(config, data, server) as stub:
         policies = stub.ListPolicies(policy_pb2.ListPoliciesRequest(persona=persona), timeout=_DEADLINE_SECONDS)
         rollout = stub.GetRollout(policy_pb2.GetRolloutRequest(persona=persona), timeout=_DEADLINE_SECONDS)
     _print(policies_table(policies.policies, rollout.current))
@@ -51,6 +56,7 @@ def show(
         typer.Argument(metavar="[POLICY]", help="p-000007; without it the policy that serves, and the rollout log."),
     ] = "",
     persona: PersonaOption = "",
+    server: ServerOption = "",
     config: ConfigOption = None,
     data: DataOption = None,
 ) -> None:
@@ -60,7 +66,7 @@ def show(
     from attune.v1 import policy_pb2
 
     ids.policy_number(policy_id or ids.BASE_POLICY)
-    with _service(read_settings(config, data)) as stub:
+    with _service(config, data, server) as stub:
         policies = stub.ListPolicies(policy_pb2.ListPoliciesRequest(persona=persona), timeout=_DEADLINE_SECONDS)
         rollout = stub.GetRollout(policy_pb2.GetRolloutRequest(persona=persona), timeout=_DEADLINE_SECONDS)
     if not policy_id:
@@ -80,8 +86,10 @@ def show(
 @policy_app.command("approve")
 def approve(
     policy_id: Annotated[str, typer.Argument(metavar="POLICY", help="p-000007; one that passed the gate.")],
+    *,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept in the rollout log.")] = "",
     persona: PersonaOption = "",
+    server: ServerOption = "",
     config: ConfigOption = None,
     data: DataOption = None,
 ) -> None:
@@ -89,7 +97,7 @@ def approve(
     from attune.v1 import policy_pb2
 
     request = policy_pb2.ApprovePolicyRequest(persona=persona, policy_id=policy_id, reason=reason)
-    with _service(read_settings(config, data)) as stub:
+    with _service(config, data, server) as stub:
         current = stub.ApprovePolicy(request, timeout=_DEADLINE_SECONDS).current
     _print(f"{current.persona}: {policy_id} has all traffic now (entry {current.number} of the rollout log)")
 
@@ -99,8 +107,10 @@ def roll_back(
     policy_id: Annotated[
         str, typer.Argument(metavar="[POLICY]", help="p-000007 or base; without it the policy that served before.")
     ] = "",
+    *,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept in the rollout log.")] = "",
     persona: PersonaOption = "",
+    server: ServerOption = "",
     config: ConfigOption = None,
     data: DataOption = None,
 ) -> None:
@@ -108,7 +118,7 @@ def roll_back(
     from attune.v1 import policy_pb2
 
     request = policy_pb2.RollBackRequest(persona=persona, policy_id=policy_id, reason=reason)
-    with _service(read_settings(config, data)) as stub:
+    with _service(config, data, server) as stub:
         current = stub.RollBack(request, timeout=_DEADLINE_SECONDS).current
     shares = ", ".join(share.policy_id for share in current.shares)
     _print(f"{current.persona}: {shares} has all traffic now (entry {current.number} of the rollout log)")
@@ -247,22 +257,10 @@ def plain(text: str, keep: str = "") -> str:
     return escape("".join(letter if letter.isprintable() or letter in keep else "�" for letter in text))
 
 
-@contextmanager
-def _service(settings: "Settings") -> "Iterator[Authorized]":
-    """The running rollout service; a failed call becomes the error that the service raised."""
-    import grpc
-
-    from attune.client.authorized import Authorized
-    from attune.client.errors import error_of
-    from attune.client.place import place_of
+def _service(config: Path | None, data: Path | None, server: str) -> "AbstractContextManager[Authorized]":
     from attune.v1 import policy_pb2_grpc
 
-    where = place_of(settings, "rollout")
-    with where.channel() as channel:
-        try:
-            yield Authorized(policy_pb2_grpc.PolicyServiceStub(channel), where.api_key)
-        except grpc.RpcError as failure:
-            raise error_of(failure, where.address) from None
+    return asked(read_settings(config, data), "rollout", server, policy_pb2_grpc.PolicyServiceStub)
 
 
 @contextmanager

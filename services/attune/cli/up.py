@@ -1,9 +1,11 @@
 """`attune up`: the whole ring on one machine."""
 
 import contextlib
+import errno
 import importlib.metadata
 import json
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -36,6 +38,7 @@ _LOOK_SECONDS = 1.0
 _SAY_SECONDS = 10.0
 _LEFTOVER_SECONDS = 10.0
 _STARTS_THAT_MAY_FAIL = 3
+_FULL_BYTES = 1 << 20
 _STARTING = {"inference": "loading the model, 15 to 60 s"}
 _MODULE = {"broker": "attune.eventlog.broker"}
 
@@ -54,7 +57,7 @@ def up(settings: Settings, services: Sequence[Service], environment: Mapping[str
     when a service cannot be started. Main thread only.
     """
     check_start(settings)
-    with hold(settings.data, _LEFTOVER_SECONDS) as lock:
+    with _full_disk_named(settings.data), hold(settings.data, _LEFTOVER_SECONDS) as lock:
         check_ports(settings)
         _prepare_kafka(settings, console)
         known = Personas.open(settings.data, settings.personas_folder, settings.default_persona)
@@ -84,6 +87,17 @@ def up(settings: Settings, services: Sequence[Service], environment: Mapping[str
                 for service in services:
                     clear_endpoints(settings.data, service.name)
     return in_order
+
+
+@contextlib.contextmanager
+def _full_disk_named(folder: Path) -> Iterator[None]:
+    """An error of a write names no file, as one of opening does."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+            error.filename = str(folder)
+        raise
 
 
 def _prepare_kafka(settings: Settings, console: Console) -> None:
@@ -334,7 +348,8 @@ def _last_words(log: Path, most_bytes: int = 8192) -> str:
     except OSError:
         lines = []
     if not lines:
-        return f"{log} says nothing"
+        full = shutil.disk_usage(log.parent).free < _FULL_BYTES if log.parent.is_dir() else False
+        return f"the disk of {log.parent} is full" if full else f"{log} says nothing"
     try:
         said = str(json.loads(lines[-1])["message"])
     except (ValueError, KeyError, TypeError):

@@ -73,7 +73,7 @@ class Watched:
             endpoints = read_endpoints(data, self.name)
         except Unavailable:
             return None
-        if pid is None or endpoints.get("pid") != pid:
+        if pid is None or endpoints.get("pid") != pid or "metrics" not in endpoints:
             return None
         self.endpoints = endpoints
         text = fetch_page(reachable(self.host), endpoints["metrics"], tls=self.tls, timeout_seconds=timeout_seconds)

@@ -14,7 +14,7 @@ from attune.client.chat import AsyncClient, Client
 from attune.client.retry import PATIENT, Retry
 from attune.client.tls import Tls
 from attune.personas.api_keys import local_api_key
-from attune.runtime import read_endpoints
+from attune.runtime import read_port
 from attune.settings import Settings
 from attune.tls import read_certificates
 
@@ -43,15 +43,17 @@ class Place:
 
 
 def place_of(settings: Settings, service: str, server: str = "") -> Place:
-    """Of a service of the data folder's ring, or of the server at `host:port`.
+    """Of a service of the data folder's ring, or of the server at `host:port`, or on `host` at the usual port.
 
     The ring's own certificate is trusted as it is, under the name that stands in it: the settings name its file.
     Raises Unavailable when the ring is not running.
     """
     api_key = local_api_key(settings.data)
+    section = getattr(settings, service)
     if not server:
-        port = read_endpoints(settings.data, service)["grpc"]
-        return Place(addresses.join(getattr(settings, service).host, port), _ours(settings), api_key)
+        port = read_port(settings.data, service, "grpc")
+        return Place(addresses.join(section.host, port), _ours(settings), api_key)
+    server = addresses.with_port(server, type(section).model_fields["grpc_port"].default)
     local = addresses.stays_here(server) and settings.tls.certificate is not None
     return Place(server, _ours(settings) if local else _theirs(settings), api_key)
 
