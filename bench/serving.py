@@ -1,14 +1,15 @@
 """Measures serving: attune over gRPC and HTTP, vLLM's OpenAI server, bare AsyncLLM: `python bench/serving.py`.
 
-The same model, engine flags, prompts (32 tokens as the engine gets them) and cores for all three; 64 tokens out, for
-which all three are told to go on past the end of the answer. Each client asks again as soon as its answer is there.
-The engine and its front end are pinned to the first half of the cores, the clients (two processes) to the others; bare
-AsyncLLM has no clients but coroutines in its own process. attune runs as installed: capture and durable log on, every
-answer acknowledged after its fsync. Bare AsyncLLM and attune over gRPC are also asked for whole answers (unary), where
-only the final output is asked of the engine. "gRPC alone" is a server of the same protocol with neither engine nor
-anything of attune's, which sends a token every few milliseconds: what the transport costs by itself. One engine runs at
-a time; rounds are interleaved, and begin with another engine each. Writes the section `Serving` of
-docs/measurements.md.
+The same model, engine flags, prompts (32 tokens as the engine gets them) and cores for all three; 32 to 96 tokens out,
+64 on average, the same for the same prompt, for which all three are told to go on past the end of the answer. Each
+client asks again as soon as its answer is there. Once more with 64 tokens for every answer, where all of them end at
+one step and all begin at the next ("in step"). The engine and its front end are pinned to the first half of the cores,
+the clients (two processes, which begin together) to the others; bare AsyncLLM has no clients but coroutines in its own
+process. attune runs as installed: capture and durable log on, every answer acknowledged after its fsync. Bare AsyncLLM
+and attune over gRPC are also asked for whole answers (unary), where only the final output is asked of the engine. "gRPC
+alone" is a server of the same protocol with neither engine nor anything of attune's, which sends a token every few
+milliseconds: what the transport costs by itself. One engine runs at a time; rounds are interleaved, and begin with
+another engine each. Writes the section `Serving` of docs/measurements.md.
 """
 
 # ruff: noqa: T201 - it talks to the terminal, and its processes to each other
@@ -16,6 +17,7 @@ docs/measurements.md.
 import argparse
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -46,6 +48,8 @@ from attune.v1 import chat_pb2, chat_pb2_grpc, event_pb2
 
 PROMPT_TOKENS = 32
 OUTPUT_TOKENS = 64
+# Of the answers to each prompt; 64 on average.
+LENGTHS = random.Random(1).sample([*range(32, 64), *range(65, 97)], 64)
 PERSONA = "bench"
 START_SECONDS = 300
 STOP_SECONDS = 60
@@ -61,16 +65,33 @@ ENGINES = {
 OURS = ("attune", "http")
 ALONE_STEP_SECONDS = 0.005
 # Asked for whole answers as well, in the same run of the same server.
-WHOLE = {"bare": "bare, whole", "attune": "attune, whole"}
-LABELS = {**ENGINES, **{WHOLE[name]: f"{ENGINES[name]}, whole answers" for name in WHOLE}}
+WHOLE = ("bare", "attune")
 # Ours, theirs: what is compared within a round.
-PAIRS = (("attune", "bare"), ("attune", "openai"), ("http", "openai"), ("attune, whole", "bare, whole"))
+PAIRS = (("attune", "bare"), ("attune", "openai"), ("http", "openai"))
 IN_CORE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 MODEL = load_settings(None).model_folder
 API_KEY = os.environ.get(API_KEY_VARIABLE, "")
 WORDS = tuple(
     re.findall(r"\w+", "what can you tell me about the river and the old town near here today please my friend")
 )
+
+
+@dataclass(frozen=True)
+class Load:
+    """How many ask at once, and for what."""
+
+    clients: int
+    # Whole answers, not streams.
+    whole: bool = False
+    # Every answer of one length, so that all end together.
+    in_step: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.clients}{', whole answers' if self.whole else ''}{', in step' if self.in_step else ''}"
+
+    def output_tokens(self, number: int) -> int:
+        """Of the answer to this request."""
+        return OUTPUT_TOKENS if self.in_step else LENGTHS[number % len(LENGTHS)]
 
 
 @dataclass(frozen=True)
@@ -109,18 +130,19 @@ def main() -> None:
     server_cores, client_cores = halves()
     threads = options.threads or max(1, len(server_cores) // 2)
     os.environ.update(environment(threads))
-    readings: dict[tuple[str, int], list[Reading]] = {}
+    readings: dict[tuple[str, Load], list[Reading]] = {}
     for number in range(options.rounds):
         turn = number % len(options.engines)
         for name in (*options.engines[turn:], *options.engines[:turn]):
             with tempfile.TemporaryDirectory() as folder, running(name, Path(folder), server_cores) as server:
-                loads = [(name, clients) for clients in options.clients]
-                loads += [(WHOLE[name], max(options.clients))] if name in WHOLE else []
-                for label, clients in loads:
-                    requests = max(options.requests // (8 if clients == 1 else 1), clients)
-                    reading = server.measure(clients, requests, client_cores, whole=label != name)
-                    readings.setdefault((label, clients), []).append(reading)
-                    print(f"round {number + 1}: {label}, {clients} clients: {asdict(reading)}", flush=True)
+                loads = [Load(clients) for clients in options.clients]
+                loads += [Load(max(options.clients), in_step=True)] if name != "grpc" else []
+                loads += [Load(max(options.clients), whole=True)] if name in WHOLE else []
+                for load in loads:
+                    requests = max(options.requests // (8 if load.clients == 1 else 1), load.clients)
+                    reading = server.measure(load, requests, client_cores)
+                    readings.setdefault((name, load), []).append(reading)
+                    print(f"round {number + 1}: {name}, clients: {load}: {asdict(reading)}", flush=True)
     section = report(readings, options.rounds, threads, len(server_cores), len(client_cores))
     print(section)
     if not options.dry:
@@ -191,7 +213,7 @@ class Server:
 
     def _is_up(self) -> bool:
         if self.name == "bare":
-            return self._said() == "up"
+            return _line(self._process) == "up"
         if self.name == "openai":
             self._address = f"127.0.0.1:{self._port}"
             return answers_http(self._port)
@@ -212,46 +234,51 @@ class Server:
         """The process that faces the clients; the engine's core is its child."""
         return psutil.Process(self._process.pid)
 
-    def measure(self, clients: int, requests: int, cores: set[int], *, whole: bool) -> Reading:
-        front = self.front
-        before = front.cpu_times()
-        answers = self.load(clients, requests, cores, whole=whole)
-        after = front.cpu_times()
+    def measure(self, load: Load, requests: int, cores: set[int]) -> Reading:
+        """The requests are all clients' together."""
+        with self._clients(load, requests, cores) as clients:
+            for client in clients:  # each has made its connections then
+                _line(client)
+            before = self.front.cpu_times()
+            for client in clients:
+                _say(client, "go")
+            answers = [Answer(*fields) for client in clients for fields in json.loads(_line(client))]
+            after = self.front.cpu_times()
         tokens = sum(answer.tokens for answer in answers)
-        if tokens != requests * OUTPUT_TOKENS:
-            sys.exit(f"{self.name} gave {tokens} tokens for {requests} requests of {OUTPUT_TOKENS}")
+        if tokens != sum(map(load.output_tokens, range(requests))):
+            sys.exit(f"{self.name} gave {tokens} tokens for {requests} requests")
         first_ms = sorted((answer.first - answer.asked) * 1000 for answer in answers)
         seconds = max(answer.ended for answer in answers) - min(answer.asked for answer in answers)
-        front_seconds = after.user + after.system - before.user - before.system
         return Reading(
             tokens_per_second=tokens / seconds,
             first_token_ms=statistics.median(first_ms),
             first_token_p95_ms=first_ms[int(len(first_ms) * 0.95)],
-            front_us_per_token=front_seconds / (tokens + clients * OUTPUT_TOKENS) * 1e6,
+            front_us_per_token=(after.user + after.system - before.user - before.system) / tokens * 1e6,
             tokens_per_message=tokens / sum(answer.messages for answer in answers),
         )
 
-    def load(self, clients: int, requests: int, cores: set[int], *, whole: bool) -> list[Answer]:
-        """Runs the clients; the requests are theirs together, for streams or for whole answers."""
+    @contextlib.contextmanager
+    def _clients(self, load: Load, requests: int, cores: set[int]) -> "Iterator[list[subprocess.Popen[str]]]":
+        """Processes that ask: for bare AsyncLLM it is the engine's own."""
         if self.name == "bare":
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps([clients, requests, whole]) + "\n")
-            self._process.stdin.flush()
-            return [Answer(*fields) for fields in json.loads(self._said())]
-        count = min(2, clients)
+            _say(self._process, json.dumps([asdict(load), requests]))
+            yield [self._process]
+            return
+        count = min(2, load.clients)
+        share = json.dumps([{**asdict(load), "clients": load.clients // count}, requests // count, prompts()])
+        environment = {**os.environ, API_KEY_VARIABLE: local_api_key(self.data) if self.name in OURS else ""}
         processes = []
         for number in range(count):
-            command = [sys.executable, __file__, f"ask-{self.name}", self._address]
-            command += [str(clients // count), str(requests // count), str(number), str(int(whole))]
-            environment = {**os.environ, API_KEY_VARIABLE: local_api_key(self.data) if self.name in OURS else ""}
-            processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment))
+            command = [sys.executable, __file__, f"ask-{self.name}", self._address, str(number)]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            processes.append(subprocess.Popen(command, text=True, env=environment, **pipes))
             psutil.Process(processes[-1].pid).cpu_affinity(list(cores))
-        outputs = [process.communicate(timeout=600)[0] for process in processes]
-        return [Answer(*fields) for output in outputs for fields in json.loads(output)]
-
-    def _said(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
+            _say(processes[-1], share)
+        try:
+            yield processes
+        finally:
+            for process in processes:
+                process.communicate(timeout=60)
 
     def stop(self) -> None:
         """Returns once nothing of it is left."""
@@ -268,6 +295,18 @@ class Server:
                 child.kill()
             psutil.wait_procs(alive, timeout=5)
         self._log.close()
+
+
+def _say(process: "subprocess.Popen[str]", text: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(f"{text}\n")
+    process.stdin.flush()
+
+
+def _line(process: "subprocess.Popen[str]") -> str:
+    """What it said; ends this run when it says no more."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip() or sys.exit("a process ended early")
 
 
 @contextlib.contextmanager
@@ -294,13 +333,13 @@ async def serve_grpc(port: int) -> None:
 
     class Alone(chat_pb2_grpc.ChatServiceServicer):
         async def StreamChat(self, request: chat_pb2.ChatRequest, context: Any) -> None:  # type: ignore[override]
-            for number in range(OUTPUT_TOKENS):
+            for number in range(request.sampling.max_tokens):
                 begun = time.monotonic()
                 await asyncio.sleep(ALONE_STEP_SECONDS)
                 # The first says how long its token took, which is no cost of the transport.
                 text = "word " if number else f"{time.monotonic() - begun}"
                 await context.write(chat_pb2.ChatChunk(text=text, tokens=1))
-            usage = chat_pb2.Usage(prompt_tokens=PROMPT_TOKENS, output_tokens=OUTPUT_TOKENS)
+            usage = chat_pb2.Usage(prompt_tokens=PROMPT_TOKENS, output_tokens=request.sampling.max_tokens)
             await context.write(chat_pb2.ChatChunk(end=chat_pb2.ResponseEnd(usage=usage)))
 
     server = grpc.aio.server()
@@ -311,7 +350,7 @@ async def serve_grpc(port: int) -> None:
 
 
 async def serve_bare() -> None:
-    """Takes [clients, requests, whether whole answers] as lines, says what came of them."""
+    """Takes [load, requests] as lines, says what came of them."""
     from vllm import SamplingParams
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.inputs import tokens_input
@@ -320,21 +359,20 @@ async def serve_bare() -> None:
 
     engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_flags()))
     template = ChatTemplate.load(MODEL)
-    prompts = [template.render("", [message(text)]) for text in texts(template)]
+    rendered = [template.render("", [message(text)]) for text in prompts()]
     numbers = itertools.count()
 
-    def client(whole: bool) -> Any:
-        parameters = SamplingParams(
-            temperature=TEMPERATURE,
-            max_tokens=OUTPUT_TOKENS,
-            ignore_eos=True,
-            logprobs=0,
-            output_kind=RequestOutputKind.FINAL_ONLY if whole else RequestOutputKind.DELTA,
-        )
-
+    def client(load: Load) -> Any:
         async def ask(number: int) -> Answer:
+            parameters = SamplingParams(
+                temperature=TEMPERATURE,
+                max_tokens=load.output_tokens(number),
+                ignore_eos=True,
+                logprobs=0,
+                output_kind=RequestOutputKind.FINAL_ONLY if load.whole else RequestOutputKind.DELTA,
+            )
             asked, first, tokens, messages = time.monotonic(), 0.0, 0, 0
-            prompt = tokens_input(prompts[number % len(prompts)])
+            prompt = tokens_input(rendered[number % len(rendered)])
             async for output in engine.generate(prompt, parameters, str(next(numbers))):
                 first = first or time.monotonic()
                 tokens += len(output.outputs[0].token_ids)
@@ -345,25 +383,23 @@ async def serve_bare() -> None:
 
     print("up", flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
-        clients, requests, whole = json.loads(line)
-        answers = await clients_of([client(whole)] * clients, requests)
-        print(json.dumps([list(asdict(answer).values()) for answer in answers]), flush=True)
+        fields, requests = json.loads(line)
+        load = Load(**fields)
+        tell(await clients_of([client(load)] * load.clients, requests))
     engine.shutdown(timeout=1)
 
 
 async def ask_attune(
-    address: str, clients: int, requests: int, part: int, *, whole: bool, alone: bool = False
+    address: str, load: Load, requests: int, texts: list[str], part: int, *, alone: bool = False
 ) -> list[Answer]:
     """`alone` is the transport without an engine: the first token's own time is taken off."""
     import grpc
 
-    prompts = texts(ChatTemplate.load(MODEL))
-    sampling = event_pb2.Sampling(temperature=TEMPERATURE, max_tokens=OUTPUT_TOKENS)
-
     key = (("authorization", f"Bearer {API_KEY}"),) if API_KEY else None
 
     def request(number: int) -> chat_pb2.ChatRequest:
-        return chat_pb2.ChatRequest(messages=[message(prompts[number % len(prompts)])], sampling=sampling)
+        sampling = event_pb2.Sampling(temperature=TEMPERATURE, max_tokens=load.output_tokens(number))
+        return chat_pb2.ChatRequest(messages=[message(texts[number % len(texts)])], sampling=sampling)
 
     def whole_client(stub: Any) -> Any:
         async def ask(number: int) -> Answer:
@@ -398,17 +434,16 @@ async def ask_attune(
             chat_pb2_grpc.ChatServiceStub(
                 await stack.enter_async_context(grpc.aio.insecure_channel(address, options=options))
             )
-            for _ in range(clients)
+            for _ in range(load.clients)
         ]
-        kind = whole_client if whole else client
+        kind = whole_client if load.whole else client
         return await clients_of([kind(stub) for stub in stubs], requests, offset=part * requests)
 
 
-async def ask_openai(address: str, clients: int, requests: int, part: int) -> list[Answer]:
+async def ask_openai(address: str, load: Load, requests: int, texts: list[str], part: int) -> list[Answer]:
     """vLLM's server, or with a key ours: the same body but for what is told of each token."""
     import aiohttp
 
-    prompts = texts(ChatTemplate.load(MODEL))
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
 
@@ -416,9 +451,9 @@ async def ask_openai(address: str, clients: int, requests: int, part: int) -> li
             asked, first, usage, messages = time.monotonic(), 0.0, {}, 0
             body = {
                 "model": PERSONA if API_KEY else str(MODEL),
-                "messages": [{"role": "user", "content": prompts[number % len(prompts)]}],
+                "messages": [{"role": "user", "content": texts[number % len(texts)]}],
                 "temperature": TEMPERATURE,
-                "max_tokens": OUTPUT_TOKENS,
+                "max_tokens": load.output_tokens(number),
                 "stream": True,
                 "stream_options": {"include_usage": True},
                 # Ours takes the log-probability of every token anyway, and was told to go on by its settings.
@@ -430,27 +465,29 @@ async def ask_openai(address: str, clients: int, requests: int, part: int) -> li
                 async for line in response.content:
                     if not line.startswith(b"data: {"):
                         continue
-                    # The first event says only who speaks; what follows holds tokens, the last one the usage.
+                    # vLLM's first event says only who speaks, in ours is the first token; the last has the usage.
                     if b'"usage":{' in line:
                         usage = json.loads(line[6:])["usage"]
-                    elif b'"role"' not in line:
+                    elif first or json.loads(line[6:])["choices"][0]["delta"].get("content"):
                         first = first or time.monotonic()
                         messages += 1
             if usage["prompt_tokens"] != PROMPT_TOKENS:
                 raise RuntimeError(f"a prompt of another length: {usage}")
             return Answer(asked, first, time.monotonic(), usage["completion_tokens"], messages)
 
-        return await clients_of([ask] * clients, requests, offset=part * requests)
+        return await clients_of([ask] * load.clients, requests, offset=part * requests)
 
 
 async def clients_of(clients: Sequence[Any], requests: int, offset: int = 0) -> list[Answer]:
     """Each client asks, waits for the whole answer, and asks again, until all requests were made.
 
-    One answer each before that is not counted: it makes the connection.
+    One answer each before that is not counted: it makes the connection. Then all wait for a line on standard input.
     """
     numbers = iter(range(offset, offset + requests))
     answers: list[Answer] = []
     await asyncio.gather(*(ask(offset + number) for number, ask in enumerate(clients)))
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
 
     async def go(ask: Any) -> None:
         for number in numbers:
@@ -458,6 +495,10 @@ async def clients_of(clients: Sequence[Any], requests: int, offset: int = 0) -> 
 
     await asyncio.gather(*map(go, clients))
     return answers
+
+
+def tell(answers: Sequence[Answer]) -> None:
+    print(json.dumps([list(asdict(answer).values()) for answer in answers]), flush=True)
 
 
 # What all of them share.
@@ -498,8 +539,10 @@ def engine_flags() -> dict[str, Any]:
     }
 
 
-def texts(template: ChatTemplate) -> list[str]:
+@functools.cache
+def prompts() -> list[str]:
     """User messages that are 32 tokens long once the model's chat template is around them."""
+    template = ChatTemplate.load(MODEL)
     found = []
     for start, step in itertools.product(range(len(WORDS)), (1, 5, 7, 11, 13, 17)):
         words = itertools.islice(itertools.cycle(WORDS), start, None, step)
@@ -539,30 +582,32 @@ def answers_http(port: int) -> bool:
 
 
 def report(
-    readings: dict[tuple[str, int], list[Reading]], rounds: int, threads: int, server_cores: int, client_cores: int
+    readings: dict[tuple[str, Load], list[Reading]], rounds: int, threads: int, server_cores: int, client_cores: int
 ) -> str:
     lines = [
         "## Serving",
         "",
         f"`make bench`, {time.strftime('%Y-%m-%d')}. {machine()}",
         f"Engine and front end on {server_cores} cores ({threads} engine threads), clients on {client_cores} others; "
-        f"{PROMPT_TOKENS} tokens in, {OUTPUT_TOKENS} out, demo model, LoRA enabled, `logprobs=0` everywhere; capture "
-        f"and durable log on in attune. {rounds} interleaved rounds: median (lowest to highest).",
+        f"{PROMPT_TOKENS} tokens in, {min(LENGTHS)} to {max(LENGTHS)} out ({OUTPUT_TOKENS} each, in step), demo model, "
+        f"LoRA enabled, `logprobs=0` everywhere; capture and durable log on in attune. {rounds} interleaved rounds: "
+        "median (lowest to highest).",
         "",
         "| clients | server | tokens/s | time to first token, ms (median; p95) | front-end CPU a token, µs "
         "| tokens a message |",
         "| ---: | --- | ---: | ---: | ---: | ---: |",
     ]
-    order = list(LABELS)
-    found = sorted(readings, key=lambda key: (-key[1], order.index(key[0])))
-    for label, clients in found:
-        of_rounds = readings[label, clients]
-        first = f"{spread(of_rounds, 'first_token_ms', 1)}; {spread(of_rounds, 'first_token_p95_ms', 1)}"
-        lines.append(
-            f"| {clients} | {LABELS[label]} | {spread(of_rounds, 'tokens_per_second', 0)} "
-            f"| {'–' if label in WHOLE.values() else first} "
-            f"| {spread(of_rounds, 'front_us_per_token', 0)} | {spread(of_rounds, 'tokens_per_message', 2)} |"
-        )
+    order = list(ENGINES)
+    loads = sorted({load for _, load in readings}, key=lambda load: (-load.clients, load.whole, load.in_step))
+    for load in loads:
+        for name in order:
+            if of_rounds := readings.get((name, load)):
+                first = f"{spread(of_rounds, 'first_token_ms', 1)}; {spread(of_rounds, 'first_token_p95_ms', 1)}"
+                lines.append(
+                    f"| {load} | {ENGINES[name]} | {spread(of_rounds, 'tokens_per_second', 0)} "
+                    f"| {'–' if load.whole else first} | {spread(of_rounds, 'front_us_per_token', 0)} "
+                    f"| {spread(of_rounds, 'tokens_per_message', 2)} |"
+                )
     lines += [
         "",
         "Within a round, median with the 95 % interval of a bootstrap over rounds:",
@@ -570,21 +615,20 @@ def report(
         "| clients | what | tokens/s, ratio | front-end CPU a token, µs more | time to first token, ms more |",
         "| ---: | --- | ---: | ---: | ---: |",
     ]
-    for clients in sorted({clients for _, clients in found}, reverse=True):
+    for load in loads:
         for ours, theirs in PAIRS:
-            if (ours, clients) in readings and (theirs, clients) in readings:
-                lines.append(compared(ours, theirs, clients, readings[ours, clients], readings[theirs, clients]))
+            if (ours, load) in readings and (theirs, load) in readings:
+                lines.append(compared(ours, theirs, load, readings[ours, load], readings[theirs, load]))
     return "\n".join(lines) + "\n"
 
 
-def compared(ours: str, theirs: str, clients: int, one: Sequence[Reading], other: Sequence[Reading]) -> str:
+def compared(ours: str, theirs: str, load: Load, one: Sequence[Reading], other: Sequence[Reading]) -> str:
     """What the rounds say together, whatever else the machine did meanwhile."""
     rounds = list(zip(one, other, strict=True))
     ratio = interval([a.tokens_per_second / b.tokens_per_second for a, b in rounds], 2)
     front = interval([a.front_us_per_token - b.front_us_per_token for a, b in rounds], 0)
-    first = interval([a.first_token_ms - b.first_token_ms for a, b in rounds], 1)
-    first = "–" if ours in WHOLE.values() else first
-    return f"| {clients} | {LABELS[ours]} to {LABELS[theirs]} | {ratio} | {front} | {first} |"
+    first = "–" if load.whole else interval([a.first_token_ms - b.first_token_ms for a, b in rounds], 1)
+    return f"| {load} | {ENGINES[ours]} to {ENGINES[theirs]} | {ratio} | {front} | {first} |"
 
 
 def interval(values: Sequence[float], digits: int) -> str:
@@ -642,13 +686,10 @@ if __name__ == "__main__":
             uvloop.run(serve_attune())
         case ["serve-grpc", port]:
             uvloop.run(serve_grpc(int(port)))
-        case ["ask-attune" | "ask-grpc" as role, address, clients, requests, part, whole]:
-            asked = ask_attune(
-                address, int(clients), int(requests), int(part), whole=whole == "1", alone=role == "ask-grpc"
-            )
-            print(json.dumps([list(asdict(answer).values()) for answer in asyncio.run(asked)]))
-        case ["ask-http" | "ask-openai", address, clients, requests, part, _]:
-            asked = ask_openai(address, int(clients), int(requests), int(part))
-            print(json.dumps([list(asdict(answer).values()) for answer in asyncio.run(asked)]))
+        case [role, address, part] if role.startswith("ask-"):
+            fields, requests, texts = json.loads(sys.stdin.readline())
+            share = address, Load(**fields), requests, texts, int(part)
+            http = role in ("ask-http", "ask-openai")
+            tell(asyncio.run(ask_openai(*share) if http else ask_attune(*share, alone=role == "ask-grpc")))
         case _:
             main()

@@ -170,6 +170,8 @@ class Engine:
         self._loads = itertools.count(1)
         self._cores = [psutil.Process(process.pid) for process in llm.engine_core.resources.engine_manager.processes]
         self.model_tokens: int = llm.vllm_config.model_config.max_model_len
+        # Of the core, which are always busy; none on a GPU.
+        self.cpu_threads = _threads(options) if llm.vllm_config.device_config.device_type == "cpu" else 0
         # A swap in progress: the engine does nothing else while it loads or removes an adapter.
         self.swaps_running = 0
 
@@ -515,7 +517,6 @@ def _lora_request(adapter: Adapter) -> Any:
 
 def _prepare_environment(options: EngineOptions) -> None:
     """What vLLM reads from the environment, here and in its child processes."""
-    threads = options.omp_threads or max(1, len(os.sched_getaffinity(0)) // 2)
     os.environ.update(
         VLLM_NO_USAGE_STATS="1",
         VLLM_CONFIGURE_LOGGING="0",
@@ -524,6 +525,10 @@ def _prepare_environment(options: EngineOptions) -> None:
         VLLM_WORKER_MULTIPROC_METHOD="spawn",
         VLLM_CPU_KVCACHE_SPACE=str(options.kv_cache_gib),
         VLLM_CPU_OMP_THREADS_BIND="nobind",
-        OMP_NUM_THREADS=str(threads),
+        OMP_NUM_THREADS=str(_threads(options)),
         HF_HUB_OFFLINE="1",
     )
+
+
+def _threads(options: EngineOptions) -> int:
+    return options.omp_threads or max(1, len(os.sched_getaffinity(0)) // 2)

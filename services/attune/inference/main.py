@@ -25,6 +25,7 @@ from attune.inference.admission import Admission
 from attune.inference.capture import Hashes
 from attune.inference.chat import Chat
 from attune.inference.chat_rpc import ChatService
+from attune.inference.cores import leave_cores
 from attune.inference.engine import Dialect, Engine, EngineOptions
 from attune.inference.erasing import Forgetting
 from attune.inference.feedback import Feedback
@@ -82,10 +83,7 @@ async def serve(settings: Settings, *, ignore_end: bool = False) -> int:
 
     With `ignore_end` answers go on to max_tokens: for measuring.
     """
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-
+    stopping = _signalled()
     inference = settings.inference
     personas = Personas.open(settings.data, settings.personas_folder, settings.default_persona)
     keys = Keys.load_or_create(settings.data / "keys")
@@ -169,6 +167,7 @@ async def serve(settings: Settings, *, ignore_end: bool = False) -> int:
                 ),
             )
             await service.warm_up()
+            leave_cores(engine.cpu_threads)
             await service.open()
             write_endpoints(
                 settings.data, "inference", grpc=grpc_port, http=listening.getsockname()[1], metrics=metrics_port
@@ -281,6 +280,14 @@ class InferenceServer:
         state = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", _CHAT, _FEEDBACK, _IMPORT):
             await self._answers.set(name, state)
+
+
+def _signalled() -> asyncio.Event:
+    """Set by SIGTERM or SIGINT."""
+    signalled = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, signalled.set)
+    return signalled
 
 
 def _engine_options(settings: Settings) -> EngineOptions:
