@@ -43,6 +43,7 @@ class Minio:
 
     address: tuple[str, int]
     process: "subprocess.Popen[bytes]"
+    folder: Path
 
     def settings(self, address: tuple[str, int] | None = None, **changes: object) -> LakeSettings:
         """A place of its own for each call; impatient, so that tests of failures are quick."""
@@ -84,7 +85,7 @@ def run_minio(folder: Path) -> Iterator[Minio]:
     )
     try:
         eventually(lambda: _answers(port), 60)
-        yield Minio(("127.0.0.1", port), process)
+        yield Minio(("127.0.0.1", port), process, folder)
     finally:
         process.kill()
         process.wait()

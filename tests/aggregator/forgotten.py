@@ -18,6 +18,7 @@ from attune.inference.erasing import Forgetting
 from attune.inference.idempotency import Idempotency
 from attune.lake.dataset import Dataset
 from attune.lake.erased import erased_by_request
+from attune.lake.place import Place
 from attune.lake.snapshot import open_snapshot
 from attune.registry.lineage import Lineage
 from attune.registry.policies import Probe
@@ -39,13 +40,18 @@ class Ring:
     """Everything that keeps something of people, in one folder."""
 
     def __init__(
-        self, folder: Path, reached: Callable[[str], None] = lambda _step: None, *, batch_records: int = 7
+        self,
+        folder: Path,
+        reached: Callable[[str], None] = lambda _step: None,
+        *,
+        batch_records: int = 7,
+        place: Place | None = None,
     ) -> None:
         self.folder = folder
         self.batch_records = batch_records
         # A second reader, which has read nothing yet, keeps all records in the event log.
         log = SqliteLog(folder / "spool", max_bytes=1 << 28, readers=("aggregator", "slow"), feedback_share=0.1)
-        self.plant = Plant(folder, log)
+        self.plant = Plant(folder, log, place)
         self.desk = Desk(self.plant)
         self.idempotency = Idempotency(folder / "idempotency.sqlite", keep_hours=24, most_answers=1000)
         self.erasures = Erasures(folder / "erasures")

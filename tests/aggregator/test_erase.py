@@ -5,18 +5,23 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import pytest_asyncio
 from deltalake import DeltaTable
+from pyarrow import fs
 
 from attune.erasures import CERTIFICATE, STATE, digest_of
-from attune.errors import NotFound
+from attune.errors import NotFound, Unavailable
 from attune.eventlog.refused import RefusedRecords
 from attune.lake.dataset import list_datasets, open_dataset
+from attune.lake.place import ObjectStore, files_of
 from attune.v1 import event_pb2
 from tests.aggregator.forgotten import ASKED_UNIX_MS, JANE, JOHN, TOKENS, WORDS, Ring
-from tests.aggregator.trace import traces
+from tests.aggregator.trace import traces, traces_in_store
 from tests.lake.events import response_event, thumb_event
+from tests.stores import Minio
 
 STORES = {"spool", "idempotency.sqlite", "lake", "datasets", "registry"}
 
@@ -122,6 +127,35 @@ async def test_the_certificate_says_what_went_where_and_names_nobody(ring: Ring)
     assert any("backups" in one for one in certificate["remains"])
 
 
+async def test_the_certificate_says_until_when_kafkas_topics_have_something(ring: Ring) -> None:
+    ring.eraser.now_unix_ms = lambda: 1_800_000_000_000
+    ring.eraser.topics = lambda: {"attune.responses": 86_400_000, "attune.feedback": None}
+    certificate = ring.erasures.read(await ring.forget(), CERTIFICATE)
+    assert certificate is not None
+    assert certificate["topics"] == {
+        "attune.responses": {"kept_days": 1, "nothing_left_after": "2027-01-16T08:00:00+00:00"},
+        "attune.feedback": {"kept_days": None, "nothing_left_after": None},
+    }
+    assert certificate["remains"][-2:] == [
+        "records in Kafka's topic attune.responses, until 2027-01-16T08:00:00+00:00",
+        "records in Kafka's topic attune.feedback, which keeps them for ever",
+    ]
+
+
+async def test_while_kafka_does_not_say_it_there_is_no_certificate(ring: Ring) -> None:
+    def silent() -> dict[str, int | None]:
+        raise Unavailable("Kafka did not answer in time")
+
+    ring.eraser.topics = silent
+    erasure_id = await ring.forget()
+    state = ring.erasures.read(erasure_id, STATE)
+    assert state is not None
+    assert state["waiting"] == "certificate: Kafka did not answer in time"
+    ring.eraser.topics = dict
+    await ring.turn()
+    assert ring.erasures.read(erasure_id, CERTIFICATE) is not None
+
+
 async def test_what_comes_late_is_dropped_and_what_they_say_afterwards_is_kept(ring: Ring) -> None:
     await ring.forget()
     late = response_event(200, end_user=JANE, text=WORDS[0])
@@ -151,9 +185,67 @@ async def test_another_tenants_person_of_the_same_name_stays(ring: Ring) -> None
     assert "acme-1" in ring.plant.ids("responses")
 
 
+@pytest.fixture
+def store(minio: Minio) -> ObjectStore:
+    place = minio.place()
+    assert isinstance(place, ObjectStore)
+    return place
+
+
+@pytest_asyncio.fixture
+async def ring_on_store(tmp_path: Path, store: ObjectStore) -> AsyncIterator[Ring]:
+    made = Ring(tmp_path, place=store)
+    await made.fill()
+    yield made
+    made.close()
+
+
+async def test_in_an_object_store_nothing_is_left_either_and_others_rows_stay(
+    ring_on_store: Ring, store: ObjectStore, minio: Minio
+) -> None:
+    ring, place = ring_on_store, store
+    before = ring.ids()
+    assert traces_in_store(place, WORDS, TOKENS).keys() == {"responses", "feedback", "dead-letter"}
+    left = write_unnamed_file(place)
+
+    erasure_id = await ring.forget(turns=3)
+    state = ring.erasures.read(erasure_id, STATE)
+    assert state is not None
+    assert state["waiting"] == "lake: 1 files of responses are perhaps still being written"
+    files_of(place / "responses").delete_file(left)
+    await ring.forget()
+
+    assert ring.erasures.read(erasure_id, CERTIFICATE) is not None
+    assert found(ring) == {}
+    assert traces_in_store(place, [*WORDS, JANE], TOKENS) == {}
+    assert versions_on_disk(place, minio) == names_in(place), "nothing is kept under an object's name or beside it"
+    after = ring.ids()
+    gone = {topic: len(before[topic]) - len(after[topic]) for topic in before}
+    assert gone == {"attune.responses": 3, "attune.feedback": 2}
+    assert [len(set(names)) for names in after.values()] == [19, 19]
+
+
+def write_unnamed_file(place: ObjectStore) -> str:
+    """What a writer leaves that dies before its commit, with a row of Jane's."""
+    row = pa.table({"event_id": ["response-0"], "text": [WORDS[0]]})
+    pq.write_table(row, "day=2026-01-01/part-left.parquet", filesystem=files_of(place / "responses"))
+    return "day=2026-01-01/part-left.parquet"
+
+
+def names_in(place: ObjectStore) -> list[str]:
+    listed = files_of(place).get_file_info(fs.FileSelector("", recursive=True))
+    return sorted(file.path for file in listed if file.type == fs.FileType.File)
+
+
+def versions_on_disk(place: ObjectStore, minio: Minio) -> list[str]:
+    """MinIO keeps an object's versions in a folder of its name, with one list of them."""
+    folder = minio.folder / place.url.removeprefix("s3://")
+    return sorted(file.parent.relative_to(folder).as_posix() for file in folder.rglob("xl.meta"))
+
+
 STEPS = (
     "event log", "found", "responses deleted", "feedback deleted", "lake", "dead letters", "inference", "built anew",
-    "dataset erased", "datasets", "receipts", "policies", "search", "certified",
+    "dataset erased", "datasets", "receipts", "policies", "search", "certificate",
 )  # fmt: skip
 
 

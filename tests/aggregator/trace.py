@@ -2,12 +2,17 @@
 
 import json
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from deltalake.fs import DeltaStorageHandler
 from google.protobuf.internal.encoder import _VarintBytes  # type: ignore[attr-defined]
+from pyarrow import fs
+
+from attune.lake.place import ObjectStore
 
 
 def traces(folder: Path, words: Sequence[str], token_ids: Sequence[int]) -> dict[str, set[str]]:
@@ -21,6 +26,18 @@ def traces(folder: Path, words: Sequence[str], token_ids: Sequence[int]) -> dict
             store = file.relative_to(folder).parts[0]
             found.setdefault(store, set()).add(file.name)
     return found
+
+
+def traces_in_store(place: ObjectStore, words: Sequence[str], token_ids: Sequence[int]) -> dict[str, set[str]]:
+    """The same of an object store's objects."""
+    held = fs.PyFileSystem(DeltaStorageHandler(place.url, options=dict(place.options)))
+    with tempfile.TemporaryDirectory() as folder:
+        for found in held.get_file_info(fs.FileSelector("", recursive=True)):
+            if found.type == fs.FileType.File:
+                copy = Path(folder, found.path)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(held.open_input_file(found.path).read())
+        return traces(Path(folder), words, token_ids)
 
 
 def _contents(file: Path) -> Iterator[bytes]:

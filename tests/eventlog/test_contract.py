@@ -154,6 +154,7 @@ def test_a_range_says_what_is_held(log: Log) -> None:
     log.append(RESPONSES, b"a", b"b")
     assert reader.ranges(RESPONSES)[0] == reader.range(RESPONSES, 0)
     assert (reader.range(RESPONSES, 0).first, reader.range(RESPONSES, 0).next) == (0, 2)
+    assert reader.ends(RESPONSES) == {0: 2}
 
 
 def test_positions_are_kept_and_come_back_with_the_reader(log: Log) -> None:

@@ -2,12 +2,13 @@
 
 import argparse
 import asyncio
+import functools
 import logging
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,16 @@ def follow_log(settings: Settings) -> Follower:
     return KafkaFollower(Cluster.of(settings.kafka))
 
 
+def topics_of(settings: Settings) -> Callable[[], Mapping[str, int | None]]:
+    """For how long Kafka's topics keep what they have; there are none without it."""
+    if not settings.kafka.servers:
+        return dict
+    from attune.eventlog.cluster import Cluster
+    from attune.eventlog.topics import forgotten_after_ms
+
+    return functools.partial(forgotten_after_ms, Cluster.of(settings.kafka))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="attune's aggregator: event log to lake to datasets")
     parser.add_argument("--config", type=Path, help="settings, TOML")
@@ -298,7 +309,8 @@ def aggregate(
     log = open_log(settings, stopping)
     if lake is not None and log is not None:
         leases = Leases(settings.data / "leases", rules.lease_seconds)
-        eraser = Eraser(settings.data, erasures, log, lake, builder, registry, index, now_unix_ms)
+        topics = topics_of(settings)
+        eraser = Eraser(settings.data, erasures, log, lake, builder, registry, index, now_unix_ms, topics=topics)
         aggregator = Aggregator(
             log,
             lake,

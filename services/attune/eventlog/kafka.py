@@ -111,6 +111,13 @@ class KafkaLogReader:
             ours = [each for each in self._consumer.assignment() if each.topic == self._cluster.topic(topic)]
             return {each.partition: held for each, held in self._ask(ours).items()}
 
+    def ends(self, topic: str) -> Mapping[int, int]:
+        name = self._cluster.topic(topic)
+        with reported():
+            self._notice_new_topics()
+            places = [TopicPartition(name, each) for each in self._consumer.partitions_for_topic(name) or ()]
+            return {each.partition: held.next for each, held in self._ask(places).items()}
+
     def range(self, topic: str, partition: int) -> Range:
         place = self._place(topic, partition)
         with reported():

@@ -71,6 +71,9 @@ class EventReader(Protocol):
         Partitions come and go between calls, where several share them.
         """
 
+    def ends(self, topic: str) -> Mapping[int, int]:
+        """The offset that comes next in each partition, asked anew, whoever reads them."""
+
     def range(self, topic: str, partition: int) -> Range:
         """What one partition holds, asked anew, whoever reads it."""
 

@@ -93,6 +93,9 @@ class SqliteLogReader:
             for partition, next_offset, first in rows
         }
 
+    def ends(self, topic: str) -> Mapping[int, int]:
+        return {partition: held.next for partition, held in self.ranges(topic).items()}
+
     def range(self, topic: str, partition: int) -> Range:
         ranges = self.ranges(topic)
         if partition not in ranges:
@@ -204,6 +207,9 @@ class SqliteLog:
 
     def ranges(self, topic: str) -> Mapping[int, Range]:
         return self._reader.ranges(topic)
+
+    def ends(self, topic: str) -> Mapping[int, int]:
+        return self._reader.ends(topic)
 
     def range(self, topic: str, partition: int) -> Range:
         return self._reader.range(topic, partition)

@@ -1,11 +1,11 @@
 """The topics in Kafka: made once, and looked at."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
-from kafka.admin import OffsetSpec
+from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 from kafka.errors import TopicAlreadyExistsError, for_code
 
 from attune.errors import FailedPrecondition, NotFound, Unavailable
@@ -18,6 +18,10 @@ ALL_TOPICS = (*TOPICS, DEAD_LETTER)
 
 _DAY_MS = 86_400_000
 _POLL_MS = 200
+# Of the time for which records are kept, a segment takes up those of so much.
+_SEGMENT_SHARE = 0.1
+# How often brokers look, and how long they keep what they deleted: minutes.
+_BROKERS_MS = 3_600_000
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ def create_topics(cluster: Cluster, rules: TopicRules) -> list[str]:
                 "configs": {
                     "cleanup.policy": "delete",
                     "retention.ms": str(int(days * _DAY_MS)),
+                    # A record goes with its segment, that is when the last one beside it is old enough.
+                    "segment.ms": str(max(1, int(days * _DAY_MS * _SEGMENT_SHARE))),
                     "message.timestamp.type": "LogAppendTime",
                     "max.message.bytes": str(cluster.max_message_bytes),
                 },
@@ -95,6 +101,29 @@ def describe_topics(cluster: Cluster) -> list[Topic]:
             return [replace(topic, records=_count(admin, topic)) for topic in topics]
     finally:
         admin.close()
+
+
+def forgotten_after_ms(cluster: Cluster) -> dict[str, int | None]:
+    """By its name in Kafka, how long after a record came nothing of it is left in the topic; None: it is kept for ever.
+
+    As the brokers have it, whatever the topics were made with. Raises Unavailable.
+    """
+    admin = cluster.admin()
+    try:
+        with reported():
+            names = [topic.name for topic in look_up(admin, cluster, ALL_TOPICS, absent_is_fine=True).values()]
+            wanted = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+            told = admin.describe_configs(wanted, config_filter="all")["topic"] if names else {}
+    finally:
+        admin.close()
+    return {name: _longest_ms({key: entry["value"] for key, entry in values.items()}) for name, values in told.items()}
+
+
+def _longest_ms(values: Mapping[str, str]) -> int | None:
+    retention = int(values["retention.ms"])
+    if retention < 0 or "delete" not in values["cleanup.policy"]:
+        return None
+    return retention + int(values["segment.ms"]) + int(values["file.delete.delay.ms"]) + _BROKERS_MS
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ are deleted at once, whatever the history. Who reads an earlier version at that 
 Delta's log holds no values of the columns that say something of people (merge.py).
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterator
@@ -17,19 +18,21 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
+from pyarrow import fs
 
 from attune.errors import Unavailable
 from attune.lake.checksums import forget_checksums
 from attune.lake.delta import load_table, said_of
 from attune.lake.merge import LAYOUT, commit_layout, data_files, removal, rows_of, write_anew
-from attune.lake.place import Place
+from attune.lake.place import Place, files_of
 
 logger = logging.getLogger(__name__)
 
 _TRIES = 5
 # Who writes a file has written it whole, and committed it, long before.
 _UNFINISHED_SECONDS = 60
-_DAY_HOURS = 24
+# A store has a clock of its own; it refuses who is more than 15 minutes away from it.
+_UNFINISHED_IN_STORE_SECONDS = 1200
 
 
 @dataclass(frozen=True)
@@ -76,49 +79,45 @@ def _delete(handle: DeltaTable, wanted: pc.Expression) -> int:
 def purge(place: Place, event_ids: frozenset[str] = frozenset()) -> Purged:
     """Deletes every file of the table that its newest version does not name, and torn commits that were set aside.
 
-    A frozen writer that comes back finds its commit refused: what it had read is in the table already, or dropped. In
-    an object store, files that a writer left when it died are deleted once they are a day old.
+    A frozen writer that comes back finds its commit refused: what it had read is in the table already, or dropped.
     """
     try:
         handle = load_table(place)
-        files = len(handle.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False))
-        if not isinstance(place, Path):
-            return Purged(files + len(handle.vacuum(full=True, retention_hours=_DAY_HOURS, dry_run=False)), 0)
+        deleted = len(handle.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False))
+        waiting = 0
+        files = files_of(place)
+        written_before = time.time() - (
+            _UNFINISHED_SECONDS if isinstance(place, Path) else _UNFINISHED_IN_STORE_SECONDS
+        )
+        for file in _unnamed(files, handle):
+            if file.mtime.timestamp() < written_before:
+                with contextlib.suppress(FileNotFoundError):
+                    files.delete_file(file.path)
+                deleted += 1
+            elif event_ids and _has_events(files, file.path, event_ids):
+                waiting += 1
     except (DeltaError, OSError) as error:
         raise Unavailable(f"{place} cannot be written: {said_of(error)}") from error
-    waiting = 0
-    for file in _unnamed(place, handle):
-        if _is_old(file):
-            file.unlink(missing_ok=True)
-            files += 1
-        elif event_ids and _has_events(file, event_ids):
-            waiting += 1
-    for torn in (place / "_torn").glob("*"):
-        torn.unlink(missing_ok=True)
-        files += 1
-    forget_checksums(place)
-    return Purged(files, waiting)
+    if isinstance(place, Path):
+        for torn in (place / "_torn").glob("*"):
+            torn.unlink(missing_ok=True)
+            deleted += 1
+        forget_checksums(place)
+    return Purged(deleted, waiting)
 
 
-def _unnamed(folder: Path, handle: DeltaTable) -> Iterator[Path]:
+def _unnamed(files: fs.FileSystem, handle: DeltaTable) -> Iterator[fs.FileInfo]:
     named = {file.name for file in data_files(handle)}
-    for file in folder.rglob("*.parquet"):
-        name = file.relative_to(folder)
-        if not name.parts[0].startswith("_") and name.as_posix() not in named:
+    for file in files.get_file_info(fs.FileSelector("", recursive=True)):
+        # Delta's own files are in folders whose names begin with _.
+        if file.path.endswith(".parquet") and not file.path.startswith("_") and file.path not in named:
             yield file
 
 
-def _is_old(file: Path) -> bool:
-    try:
-        return time.time() - file.stat().st_mtime > _UNFINISHED_SECONDS
-    except FileNotFoundError:
-        return False
-
-
-def _has_events(file: Path, event_ids: frozenset[str]) -> bool:
+def _has_events(files: fs.FileSystem, name: str, event_ids: frozenset[str]) -> bool:
     """Whether a Parquet file has rows of these; one that cannot be read might."""
     try:
-        with pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(name, filesystem=files) as parquet:
             return any(
                 not event_ids.isdisjoint(batch["event_id"].to_pylist())
                 for batch in parquet.iter_batches(columns=["event_id"])

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deltalake.fs import DeltaStorageHandler
+from pyarrow import fs
+
 from attune.settings import LakeSettings
 
 _CONNECT_SECONDS = 5
@@ -60,3 +63,10 @@ def _options(settings: LakeSettings) -> dict[str, str]:
 def options_of(place: Place) -> dict[str, str] | None:
     """What deltalake needs to reach it."""
     return None if isinstance(place, Path) else dict(place.options)
+
+
+def files_of(place: Place) -> fs.FileSystem:
+    """What lies there, by names relative to it."""
+    if isinstance(place, Path):
+        return fs.SubTreeFileSystem(str(place), fs.LocalFileSystem())
+    return fs.PyFileSystem(DeltaStorageHandler(str(place), options=dict(place.options)))

@@ -5,12 +5,14 @@ is looked through for the person's pseudonym and the ids of what was theirs; wha
 Then the certificate is written.
 """
 
+import datetime
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +20,7 @@ import pyarrow.compute as pc
 from attune import metrics
 from attune.aggregator.build import Builder
 from attune.aggregator.privacy.belongings import Belongings, find_belongings, is_in
-from attune.aggregator.privacy.search import search
+from attune.aggregator.privacy.search import search, search_store
 from attune.aggregator.receipt_index import ReceiptIndex
 from attune.erasures import CERTIFICATE, FOUND, INFERENCE, REQUEST, STATE, Erasures, Request, digest_of
 from attune.errors import AttuneError, DataLoss
@@ -28,6 +30,7 @@ from attune.lake.erased import erase_dataset, erased_by_request, finish_erasing
 from attune.lake.erasing import delete_rows, purge
 from attune.lake.lake import Lake
 from attune.lake.left_out import erase_left_out
+from attune.lake.place import ObjectStore
 from attune.lake.snapshot import open_snapshot
 from attune.registry.lineage import Lineage
 from attune.registry.policies import Registry
@@ -36,10 +39,10 @@ logger = logging.getLogger(__name__)
 
 # Another process's build writes more often.
 _ABANDONED_SECONDS = 600
+_DAY_MS = 86_400_000
 
 REMAINS = (
     "backups, and copies that were exported or made outside the data folder",
-    "with Kafka: the topics, until their retention is over (kafka.retention_days)",
     "weights of policies that were copied or merged elsewhere",
     "ids of responses, without any text, in the services' logs",
 )
@@ -78,6 +81,8 @@ class Eraser:
     registry: Registry
     index: ReceiptIndex
     now_unix_ms: Callable[[], int]
+    topics: Callable[[], Mapping[str, int | None]] = dict
+    """After how many milliseconds nothing of a record is left in each of Kafka's topics; None: never."""
     reached: Callable[[str], None] = lambda _step: None
     """Told each step that is done; crash tests end the process there."""
 
@@ -103,6 +108,7 @@ class Eraser:
             "policies": self._policies,
             "training": self._training,
             "search": self._search,
+            "certificate": self._certify,
         }
         state.waiting = ""
         for name, step in steps.items():
@@ -121,19 +127,18 @@ class Eraser:
             state.add(name, counts)
             self._save(request, state)
             self.reached(name)
-        self._certify(request, state)
-        self.reached("certified")
         self._forget_request(request)
 
     def _taken_in(self, request: Request, state: State) -> Mapping[str, int]:
-        """What was said before it was asked is in the lake, or was dropped on the way."""
+        """What was said before it was asked is in the lake or was dropped, also what others bring."""
         ends = {
-            f"{self.log.log_id(topic)}/{topic}/{partition}": held.next
+            f"{self.log.log_id(topic)}/{topic}/{partition}": end
             for topic in TOPICS
-            for partition, held in self.log.ranges(topic).items()
+            for partition, end in self.log.ends(topic).items()
         }
         if state.barrier is None:
             state.barrier = ends
+        self.lake.reload()
         tables = dict(zip(TOPICS, (self.lake.responses, self.lake.feedback), strict=True))
         for source, end in state.barrier.items():
             # Of a log that was made anew nothing more will come.
@@ -227,6 +232,8 @@ class Eraser:
         found = self._found(request)
         names = {request.person, *found.response_ids}
         result = search(self.data, names, (self.erasures.folder, self.data / "logs"))
+        if isinstance(self.lake.place, ObjectStore):
+            result += search_store(self.lake.place, names)
         if result.hits:
             state.done = {name: counts for name, counts in state.done.items() if name == "event log"}
             state.rounds += 1
@@ -234,22 +241,35 @@ class Eraser:
             raise _Waits(f"something was still found in {', '.join(sorted(result.hits)[:5])}; once more")
         return {"files looked through": result.files}
 
-    def _certify(self, request: Request, state: State) -> None:
+    def _certify(self, request: Request, state: State) -> Mapping[str, int]:
+        now_unix_ms = self.now_unix_ms()
+        topics = {name: _until(after_ms, now_unix_ms) for name, after_ms in self.topics().items()}
         content = {
             "erasure_id": request.erasure_id,
             "tenant": request.tenant,
             "person_sha256": digest_of(request.tenant, request.person),
             "requested_unix_ms": request.requested_unix_ms,
-            "completed_unix_ms": self.now_unix_ms(),
+            "completed_unix_ms": now_unix_ms,
             "rounds": state.rounds,
             "removed": state.done,
             "datasets_built_anew": state.built,
             "policies_withdrawn": state.policies,
-            "remains": list(REMAINS),
+            "topics": topics,
+            "remains": [*REMAINS, *self._elsewhere(topics)],
         }
         checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         self.erasures.write(request.erasure_id, CERTIFICATE, {**content, "sha256": checksum})
         logger.info("a person was erased", extra={"erasure_id": request.erasure_id})
+        return {}
+
+    def _elsewhere(self, topics: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+        for name, topic in topics.items():
+            if topic["nothing_left_after"] is None:
+                yield f"records in Kafka's topic {name}, which keeps them for ever"
+            else:
+                yield f"records in Kafka's topic {name}, until {topic['nothing_left_after']}"
+        if isinstance(self.lake.place, ObjectStore):
+            yield f"earlier versions of objects in {self.lake.place}, if the bucket keeps any"
 
     def _forget_request(self, request: Request) -> None:
         """The request goes last: while it is there this is called again."""
@@ -269,6 +289,14 @@ class Eraser:
         self.lake.reload()
         for table in self.lake.tables:
             table.sync()
+
+
+def _until(after_ms: int | None, now_unix_ms: int) -> dict[str, Any]:
+    """What was written to a topic by now is gone for certain at that time, UTC."""
+    if after_ms is None:
+        return {"kept_days": None, "nothing_left_after": None}
+    end = datetime.datetime.fromtimestamp((now_unix_ms + after_ms) / 1000, datetime.UTC)
+    return {"kept_days": round(after_ms / _DAY_MS, 3), "nothing_left_after": end.isoformat(timespec="seconds")}
 
 
 def _holds(dataset: Dataset, request: Request, found: Belongings) -> bool:
