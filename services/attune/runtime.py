@@ -1,5 +1,7 @@
 """What every service process does alike: say where it listens, stop when told, and die with its parent."""
 
+import asyncio
+import contextlib
 import ctypes
 import json
 import multiprocessing
@@ -105,3 +107,9 @@ def stop_on_signals(then: Callable[[], None] | None = None) -> threading.Event:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     return stopping
+
+
+async def pause(stopping: asyncio.Event, seconds: float) -> None:
+    """Lets the time pass, or less of it when it is to stop."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stopping.wait(), seconds)

@@ -20,7 +20,7 @@ from attune.chat.template import ChatTemplate
 from attune.chat.tools import offered_tools
 from attune.clock import now_unix_ms
 from attune.errors import AttuneError, InvalidInput, Unavailable
-from attune.eventlog.log import RESPONSES, EventLog
+from attune.eventlog.log import RESPONSES, EventLog, Reservation
 from attune.ids import hash_end_user, persona_label, policy_number
 from attune.inference.admission import Admission
 from attune.inference.alternative import Alternative, Asked, Received, Turn, replayed_chunks
@@ -212,32 +212,17 @@ class Chat:
 
     async def _begin(self, turn: Turn, number: int, grammar: Grammar | None, *, streaming: bool) -> None:
         """Begins every alternative; what began is in the turn, also when a later one fails."""
-        asked, sampling = turn.asked, turn.sampling
+        asked = turn.asked
         persona, request = asked.persona, asked.request
         conversation_id = request.conversation_id or f"c-{uuid7().hex}"
-        group = ""
-        for index in range(number):
-            response_id = self.keys.signing.new_response_id(persona.tenant)
-            group = group or response_id
-            reservation = None
-            if asked.consent.store:
-                nbytes = largest_event_bytes(
-                    request,
-                    tools=asked.tools,
-                    prompt_tokens=len(turn.prompt_token_ids),
-                    max_tokens=sampling.max_tokens,
-                    max_token_bytes=self.template.max_token_bytes,
-                )
-                reservation = self.log.reserve(nbytes, RESPONSES)
+        response_ids = [self.keys.signing.new_response_id(persona.tenant) for _ in range(number)]
+        for index, response_id in enumerate(response_ids):
+            drawn = turn.sampling if index == 0 else _drawn_again(turn.sampling, index)
+            reservation = self._reserve(turn)
+            lease = None
             try:
                 lease = self.policies.lease(persona, conversation_id, pinned=request.policy_id)
-            except BaseException:
-                if reservation is not None:
-                    reservation.release()
-                raise
-            parser = self.parsing.parser(asked.tools, request.tool_choice, streaming=streaming)
-            drawn = sampling if index == 0 else _drawn_again(sampling, index)
-            try:
+                parser = self.parsing.parser(asked.tools, request.tool_choice, streaming=streaming)
                 generation = await self.engine.generate(
                     turn.prompt_token_ids,
                     drawn,
@@ -249,13 +234,13 @@ class Chat:
                     keep_special=parser is not None,
                 )
             except BaseException:
-                lease.release()
-                if reservation is not None:
-                    reservation.release()
+                for held in (lease, reservation):
+                    if held is not None:
+                        held.release()
                 raise
             origin = Origin(
                 response_id=response_id,
-                request_group=group,
+                request_group=response_ids[0],
                 alternative=index,
                 tenant=persona.tenant,
                 persona=persona.name,
@@ -275,6 +260,19 @@ class Chat:
             turn.alternatives.append(one)
             self._running.add(one)
         metrics.PROMPT_TOKENS.labels(persona.label).inc(len(turn.prompt_token_ids))
+
+    def _reserve(self, turn: Turn) -> Reservation | None:
+        """Space for one response, as large as it may become; none where storing was denied."""
+        if not turn.asked.consent.store:
+            return None
+        nbytes = largest_event_bytes(
+            turn.asked.request,
+            tools=turn.asked.tools,
+            prompt_tokens=len(turn.prompt_token_ids),
+            max_tokens=turn.sampling.max_tokens,
+            max_token_bytes=self.template.max_token_bytes,
+        )
+        return self.log.reserve(nbytes, RESPONSES)
 
     async def _render(self, asked: Asked) -> list[int]:
         system_prompt = asked.persona.system_prompt

@@ -19,6 +19,7 @@ from attune.errors import AttuneError
 from attune.eventlog import FEEDBACK, Record, SqliteLog
 from attune.eventlog.refused import RefusedRecords
 from attune.inference.idempotency import Idempotency, Name
+from attune.runtime import pause
 from attune.v1 import chat_pb2, event_pb2
 
 logger = logging.getLogger(__name__)
@@ -45,8 +46,7 @@ class Forgetting:
             except (AttuneError, OSError) as error:
                 logger.error("an erasure is tried again", extra={"reason": str(error)})
                 pause_seconds = _AGAIN_SECONDS
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), pause_seconds)
+            await pause(stopping, pause_seconds)
 
     async def turn(self) -> None:
         for request in await asyncio.to_thread(self.erasures.running):

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
+
 from attune import metrics
 from attune.access import Caller, Role
 from attune.chat.limits import MAX_END_USER_CHARACTERS, MAX_ID_CHARACTERS, check_length
@@ -25,18 +27,6 @@ MAX_RESPONSE_ID_CHARACTERS = 128
 MAX_TOKEN_CHARACTERS = 4096
 
 _KIND = "feedback"
-_CODES = {
-    "INVALID_ARGUMENT": 3,
-    "NOT_FOUND": 5,
-    "ALREADY_EXISTS": 6,
-    "PERMISSION_DENIED": 7,
-    "RESOURCE_EXHAUSTED": 8,
-    "FAILED_PRECONDITION": 9,
-    "ABORTED": 10,
-    "UNAVAILABLE": 14,
-    "UNAUTHENTICATED": 16,
-}
-_INTERNAL_CODE = 13
 
 
 @dataclass(eq=False)
@@ -209,7 +199,7 @@ class Feedback:
 
 def refusal(error: AttuneError) -> feedback_pb2.Refusal:
     """An error as a result within a stream."""
-    code = _CODES.get(status_of(error).grpc, _INTERNAL_CODE)
+    code: int = grpc.StatusCode[status_of(error).grpc].value[0]
     return feedback_pb2.Refusal(code=code, message=error.message, field=error.field or "")
 
 

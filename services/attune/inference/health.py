@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from attune import metrics
 from attune.errors import AttuneError
 from attune.inference.engine import Engine
+from attune.runtime import pause
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class HealthMonitor:
         try:
             await self._tell(True)
             while not stopping.is_set():
-                await self._pause(stopping)
+                await pause(stopping, _TICK_SECONDS)
                 now = time.monotonic()
                 ran_seconds, looked = min(now - looked, 2 * _TICK_SECONDS), now
                 if self._engine.dead:
@@ -83,8 +84,3 @@ class HealthMonitor:
             metrics.ENGINE_SERVING.set(serving)
             logger.log(logging.INFO if serving else logging.ERROR, "health changed", extra={"serving": serving})
             await self._say(serving)
-
-    @staticmethod
-    async def _pause(stopping: asyncio.Event) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stopping.wait(), _TICK_SECONDS)

@@ -24,6 +24,7 @@ from attune.inference.swapgate import Reading, judge_probe
 from attune.personas import Persona, Personas
 from attune.registry.policies import PolicyManifest, Registry
 from attune.registry.rollouts import RolloutEntry, RolloutLog
+from attune.runtime import pause
 
 logger = logging.getLogger(__name__)
 
@@ -155,10 +156,7 @@ class Policies:
         """Follows the log until told to stop."""
         while not stopping.is_set():
             await self.refresh()
-            try:
-                await asyncio.wait_for(stopping.wait(), _POLL_SECONDS)
-            except TimeoutError:
-                continue
+            await pause(stopping, _POLL_SECONDS)
 
     async def refresh(self) -> None:
         """One look at every persona's log, then takes out what nobody uses. Raises nothing that is of one policy."""

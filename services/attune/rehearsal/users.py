@@ -14,6 +14,7 @@ from attune.rehearsal.demo.classify import classify
 from attune.rehearsal.demo.dialogues import one_item
 from attune.rehearsal.demo.items import ERRANDS_SKILL, Item
 from attune.rehearsal.journal import Exchange, Journal
+from attune.runtime import pause
 
 RIGHT, WRONG = "right", "wrong"
 _REFUSAL = "refusal"
@@ -120,7 +121,7 @@ class Crowd:
         conversation_id = ""
         for _ in range(self._rng.choices(_TURNS, _TURN_WEIGHTS)[0]):
             training = self._journal.training_since is not None
-            await self._pause(self._rng.expovariate(1 / (_QUIET_SECONDS if training else _READING_SECONDS)))
+            await pause(self._stopping, self._rng.expovariate(1 / (_QUIET_SECONDS if training else _READING_SECONDS)))
             if self._stopping.is_set():
                 return
             item = next(self._prompts)
@@ -138,7 +139,7 @@ class Crowd:
             item = one_item(rng, rng.choice(_STUDENT_SKILLS), self._student_persona, False)
             await self._ask(self._student_persona, item, item.messages, student, "", votes=False)
             seconds = _STUDENT_RUSH_SECONDS if self._journal.swap_is_near else _STUDENT_SECONDS
-            await self._pause(rng.expovariate(1 / seconds))
+            await pause(self._stopping, rng.expovariate(1 / seconds))
 
     async def _ask(
         self,
@@ -166,7 +167,7 @@ class Crowd:
             else:
                 journal.end_stream(self._now(), record, error.message)
             journal.tell(self._now(), f"a call was {'refused' if refused else 'broken'}: {error.message}")
-            await self._pause(_AFTER_FAILURE_SECONDS)
+            await pause(self._stopping, _AFTER_FAILURE_SECONDS)
             return None
         journal.end_stream(self._now(), record)
         kind = judge_answer(item, response.text)
@@ -178,7 +179,7 @@ class Crowd:
                 await (response.up() if thumb_up else response.down())
             except AttuneError as error:
                 journal.tell(self._now(), f"a vote failed: {error.message}")
-                await self._pause(_AFTER_FAILURE_SECONDS)
+                await pause(self._stopping, _AFTER_FAILURE_SECONDS)
                 return None
         asked = item.messages[-1]["content"]
         journal.note_exchange(
@@ -188,9 +189,3 @@ class Crowd:
             response.response_id,
         )
         return response.text, response.conversation_id
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-        except TimeoutError:
-            return

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from attune.ids import BASE_POLICY
 from attune.rehearsal.journal import Exchange, Journal, Tally
+from attune.runtime import pause
 
 _FRAME_SECONDS = 0.25
 _PLAIN_SECONDS = 10.0
@@ -45,7 +46,7 @@ async def _live(journal: Journal, now: Callable[[], float], console: Console, st
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while not stopping.is_set():
             live.update(picture(journal, now(), *console.size), refresh=True)
-            await _pause(stopping, _FRAME_SECONDS)
+            await pause(stopping, _FRAME_SECONDS)
 
 
 async def _plain_lines(journal: Journal, now: Callable[[], float], console: Console, stopping: asyncio.Event) -> None:
@@ -60,12 +61,7 @@ async def _plain_lines(journal: Journal, now: Callable[[], float], console: Cons
         if now() >= next_status:
             next_status = now() + _PLAIN_SECONDS
             console.print(f"[{now():5.0f} s]   {status(journal)}", markup=False, highlight=False, soft_wrap=True)
-        await _pause(stopping, _FRAME_SECONDS)
-
-
-async def _pause(stopping: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stopping.wait(), seconds)
+        await pause(stopping, _FRAME_SECONDS)
 
 
 def status(journal: Journal) -> str:

@@ -15,6 +15,7 @@ from attune.metrics_page import fetch_page
 from attune.rehearsal.figures import CheckFigures, VerdictFigures
 from attune.rehearsal.journal import Journal, RingState, Verdict
 from attune.rehearsal.ring import Ring
+from attune.runtime import pause
 from attune.v1 import policy_pb2, policy_pb2_grpc
 
 _LOOK_SECONDS = 0.5
@@ -93,10 +94,7 @@ class Watcher:
                 self._journal.tell_swaps(self._now())
                 if last:
                     return
-                try:
-                    await asyncio.wait_for(stopping.wait(), _LOOK_SECONDS)
-                except TimeoutError:
-                    continue
+                await pause(stopping, _LOOK_SECONDS)
 
     async def _look_at_pages(self) -> None:
         fetch = partial(fetch_page, "127.0.0.1", tls=self._ring.metrics_tls, timeout_seconds=_PAGE_SECONDS)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from attune import ids
 from attune.errors import FailedPrecondition
 from attune.personas.persona import Persona
-from attune.registry.rollouts import RolloutEntry
+from attune.registry.rollouts import Author, RolloutEntry
 
 
 def highest_number(history: Sequence[RolloutEntry]) -> int:
@@ -24,15 +24,7 @@ def decide(
     newest = max(candidates, key=ids.policy_number, default=ids.BASE_POLICY)
     if ids.policy_number(newest) <= highest_number(history):
         return None
-    return RolloutEntry(
-        number=len(history) + 1,
-        tenant=persona.tenant,
-        persona=persona.name,
-        shares=((newest, 1.0),),
-        author="gate",
-        reason=f"{newest} passed the gate",
-        created_unix_ms=now_unix_ms,
-    )
+    return _next_entry(persona, history, newest, now_unix_ms, author="gate", reason=f"{newest} passed the gate")
 
 
 def give_up(
@@ -49,15 +41,9 @@ def give_up(
     if {policy_id for policy_id, _ in serving(history)}.isdisjoint(overdue):
         return None
     earlier = [entry.main_policy_id for entry in reversed(history) if entry.main_policy_id not in unusable]
-    return RolloutEntry(
-        number=len(history) + 1,
-        tenant=persona.tenant,
-        persona=persona.name,
-        shares=((earlier[0] if earlier else ids.BASE_POLICY, 1.0),),
-        author="erasure",
-        reason="what served learned from somebody who was erased",
-        created_unix_ms=now_unix_ms,
-    )
+    policy_id = earlier[0] if earlier else ids.BASE_POLICY
+    reason = "what served learned from somebody who was erased"
+    return _next_entry(persona, history, policy_id, now_unix_ms, author="erasure", reason=reason)
 
 
 def roll_back(
@@ -67,15 +53,7 @@ def roll_back(
     if serving(history) == ((policy_id, 1.0),):
         name = "the base model" if policy_id == ids.BASE_POLICY else f"policy {policy_id}"
         raise FailedPrecondition(f"{name} has all traffic of persona {persona.name} already", field="policy_id")
-    return RolloutEntry(
-        number=len(history) + 1,
-        tenant=persona.tenant,
-        persona=persona.name,
-        shares=((policy_id, 1.0),),
-        author="operator",
-        reason=reason,
-        created_unix_ms=now_unix_ms,
-    )
+    return _next_entry(persona, history, policy_id, now_unix_ms, author="operator", reason=reason)
 
 
 def serving(history: Sequence[RolloutEntry]) -> tuple[tuple[str, float], ...]:
@@ -99,3 +77,24 @@ def before(history: Sequence[RolloutEntry]) -> str:
     if len(line) == 1:
         raise FailedPrecondition("the base model has all traffic; nothing served before it", field="policy_id")
     return line[-2]
+
+
+def _next_entry(
+    persona: Persona,
+    history: Sequence[RolloutEntry],
+    policy_id: str,
+    now_unix_ms: int,
+    *,
+    author: Author,
+    reason: str,
+) -> RolloutEntry:
+    """Gives one policy all traffic."""
+    return RolloutEntry(
+        number=len(history) + 1,
+        tenant=persona.tenant,
+        persona=persona.name,
+        shares=((policy_id, 1.0),),
+        author=author,
+        reason=reason,
+        created_unix_ms=now_unix_ms,
+    )

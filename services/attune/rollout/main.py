@@ -21,7 +21,7 @@ from attune.registry.policies import Registry
 from attune.registry.rollouts import RolloutLog
 from attune.rollout.promotion import Promotion
 from attune.rollout.service import PolicyService
-from attune.runtime import clear_endpoints, die_with_parent, write_endpoints
+from attune.runtime import clear_endpoints, die_with_parent, pause, write_endpoints
 from attune.settings import Settings, load_settings
 from attune.tls import page_context, server_tls
 from attune.v1 import policy_pb2, policy_pb2_grpc
@@ -102,10 +102,7 @@ async def serve(settings: Settings) -> None:
 async def _promote(promotion: Promotion, poll_seconds: float, stopping: asyncio.Event) -> None:
     while not stopping.is_set():
         await asyncio.to_thread(promotion.turn)
-        try:
-            await asyncio.wait_for(stopping.wait(), poll_seconds)
-        except TimeoutError:
-            continue
+        await pause(stopping, poll_seconds)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from attune.errors import AttuneError, DeadlineExceeded, InvalidInput, NotFound,
 from attune.inference.chat import Chat
 from attune.inference.feedback import Feedback
 from attune.inference.http import bodies, convert
+from attune.inference.http.disconnect import gone
+from attune.inference.http.errors import error_response
 from attune.inference.http.events import Events
 from attune.inference.http.openapi import openapi
 from attune.logs import log_failure
@@ -33,14 +35,6 @@ logger = logging.getLogger(__name__)
 _MAX_TIMEOUT_SECONDS = 3600.0
 _TOO_LARGE = 413
 _TOO_SLOW = 408
-
-_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    429: "rate_limit_error",
-}
 
 _Body = TypeVar("_Body", bound=BaseModel)
 _Answer = TypeVar("_Answer")
@@ -211,7 +205,7 @@ class _Service:
 async def _within(request: Request, seconds: float | None, work: Coroutine[Any, Any, _Answer]) -> _Answer:
     """The work's outcome; ended when the caller goes away, or its own deadline passes."""
     working = asyncio.ensure_future(work)
-    going = asyncio.ensure_future(_gone(request))
+    going = asyncio.ensure_future(gone(request.receive))
     try:
         await asyncio.wait({working, going}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -223,11 +217,6 @@ async def _within(request: Request, seconds: float | None, work: Coroutine[Any, 
         for task in (working, going):
             task.cancel()
         await asyncio.gather(working, going, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _timeout_seconds(text: str | None) -> float | None:
@@ -243,31 +232,6 @@ def _timeout_seconds(text: str | None) -> float | None:
             field="attune-timeout-seconds",
         )
     return seconds
-
-
-def error_body(error: AttuneError) -> dict[str, Any]:
-    """An error in OpenAI's shape."""
-    status = status_of(error)
-    return {
-        "error": {
-            "message": error.message,
-            "type": _TYPES.get(status.http, "server_error" if status.http >= 500 else "invalid_request_error"),
-            "param": error.field,
-            "code": status.grpc.lower(),
-        }
-    }
-
-
-def error_response(error: AttuneError) -> JSONResponse:
-    headers = {}
-    if error.retry_after_seconds is not None:
-        headers = {
-            "retry-after": str(math.ceil(error.retry_after_seconds)),
-            "retry-after-ms": str(math.ceil(error.retry_after_seconds * 1000)),
-        }
-    if status_of(error).http == 401:
-        headers["www-authenticate"] = "Bearer"
-    return JSONResponse(error_body(error), status_of(error).http, headers)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -4,13 +4,14 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from attune.errors import AttuneError
 from attune.inference.http.convert import Chunks
+from attune.inference.http.disconnect import gone
+from attune.inference.http.errors import error_body
 from attune.inference.stall import Guard, stall_guard
 from attune.v1 import chat_pb2
 
@@ -48,7 +49,7 @@ class Events(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._chunks):
             telling = asyncio.ensure_future(self._tell(send))
-            going = asyncio.ensure_future(_gone(receive))
+            going = asyncio.ensure_future(gone(receive))
             try:
                 await asyncio.wait({telling, going}, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -69,7 +70,7 @@ class Events(Response):
                     await self._event(send, guard, self._form.usage())
                 await self._event(send, guard, "[DONE]")
             except AttuneError as error:
-                await self._event(send, guard, json.dumps(_error(error)))
+                await self._event(send, guard, json.dumps(error_body(error)))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _event(self, send: Send, guard: Guard, text: str) -> None:
@@ -77,14 +78,3 @@ class Events(Response):
         await send({"type": "http.response.body", "body": f"data: {text}\n\n".encode(), "more_body": True})
         guard.writing = False
         guard.written += 1
-
-
-def _error(error: AttuneError) -> dict[str, Any]:
-    from attune.inference.http.app import error_body
-
-    return error_body(error)
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
