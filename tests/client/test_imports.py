@@ -30,6 +30,35 @@ def test_two_dialogues_with_one_beginning_become_a_ranking() -> None:
     assert (ranks(line), request.persona) == ([1, 2], "tutor")
 
 
+def people(*lines: Line) -> list[str]:
+    records = [line.record for line in lines if line.record is not None]
+    return [said.end_user_id for record in records for said in record.feedback(["r-0", "r-1"])]
+
+
+def test_who_judged_is_who_the_line_names() -> None:
+    def dialogues(**more: object) -> dict[str, object]:
+        start = "\n\nHuman: Hi.\n\nAssistant:"
+        return {"chosen": f"{start} Hello.", "rejected": f"{start} No.", **more}
+
+    named = [dialogues(annotator_id=17), dialogues(user="u-1"), dialogues(end_user_id="jane", user="u-1")]
+    assert people(*read("hh", *named)) == ["17", "u-1", "jane"]
+    (line,) = read("hh", dialogues(user=["jane"]))
+    assert line.reason == "who judged is neither text nor a number"
+
+
+def test_where_nobody_is_named_each_prompt_has_a_person_of_its_own() -> None:
+    def dialogues(prompt: str, answer: str) -> dict[str, str]:
+        start = f"\n\nHuman: {prompt}\n\nAssistant:"
+        return {"chosen": f"{start} {answer}", "rejected": f"{start} No."}
+
+    one, again, other = people(*read("hh", dialogues("a", "x"), dialogues("a", "y"), dialogues("b", "x")))
+    assert one == again != other
+    assert all(len(name) <= 256 and name.startswith("import/") for name in (one, other))
+    answers = [{"content": "a", "thumb": "up"}]
+    talks = [{"messages": [{"role": "user", "content": "q"}], "answers": answers, "conversation_id": n} for n in "cd"]
+    assert people(*read("attune", *talks)) == ["import/c", "import/d"]
+
+
 def test_equal_scores_are_ties() -> None:
     completions = [{"response": text, "overall_score": score} for text, score in (("a", 7), ("b", 9.5), ("c", 7))]
     (line,) = read("ultrafeedback", {"instruction": "Do it.", "completions": completions})

@@ -6,7 +6,7 @@ Each format is a function from a line's object to a `Record`; it raises InvalidI
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ _SOURCES = {
     "served": event_pb2.SOURCE_IMPORTED,
     "teacher": event_pb2.SOURCE_TEACHER,
 }
+_PEOPLE = ("end_user_id", "annotator_id", "annotator", "worker_id", "user_id", "user")
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -33,7 +34,8 @@ class Record:
 
     def feedback(self, response_ids: Sequence[str]) -> Iterator[feedback_pb2.SubmitFeedbackRequest]:
         """To be sent once the answers have these ids."""
-        return (said.about(self.request.import_id, response_ids) for said in self.said)
+        nobody = f"import/{self.request.conversation_id or _digest_of(self.request.messages)}"
+        return (said.about(self.request.import_id, response_ids, nobody) for said in self.said)
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def _hh(row: Mapping[str, Any]) -> Record:
     request = feedback_pb2.ImportResponseRequest(
         messages=_messages(chosen[:-1]), answers=[_message(chosen[-1]), _message(rejected[-1])]
     )
-    return Record(request, [ranking((1, 2), "")])
+    return Record(request, [ranking((1, 2), _person(row))])
 
 
 def _ultrafeedback(row: Mapping[str, Any]) -> Record:
@@ -120,7 +122,7 @@ def _ultrafeedback(row: Mapping[str, Any]) -> Record:
         answers=[_message({"role": "assistant", "content": one["response"]}) for one in completions],
     )
     ranks = [best_first.index(score) + 1 for score in scores]
-    return Record(request, [ranking(ranks, "")] if len(ranks) > 1 else ())
+    return Record(request, [ranking(ranks, _person(row))] if len(ranks) > 1 else ())
 
 
 def _openai_stored(row: Mapping[str, Any]) -> Record:
@@ -194,6 +196,23 @@ def _tool(row: Mapping[str, Any]) -> event_pb2.Tool:
         description=row.get("description", ""),
         parameters_json="" if parameters is None else json.dumps(parameters),
     )
+
+
+def _person(row: Mapping[str, Any]) -> str:
+    """Who judged, where a line says it; files of others have no one name for it."""
+    named = next((row[name] for name in _PEOPLE if row.get(name) not in (None, "")), "")
+    if not isinstance(named, str | int):
+        raise InvalidInput("who judged is neither text nor a number")
+    return str(named)
+
+
+def _digest_of(messages: Iterable[event_pb2.Message]) -> str:
+    """Of a prompt: all that is said of answers to it stays together when people are held out."""
+    content = hashlib.sha256()
+    for message in messages:
+        one = message.SerializeToString(deterministic=True)
+        content.update(len(one).to_bytes(8, "big") + one)
+    return content.hexdigest()[:32]
 
 
 def _import_id(name: str, raw: bytes) -> str:

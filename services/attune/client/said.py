@@ -31,10 +31,14 @@ class Said:
     request: feedback_pb2.SubmitFeedbackRequest
     ranks: Sequence[int] = ()
 
-    def about(self, import_id: str, response_ids: Sequence[str]) -> feedback_pb2.SubmitFeedbackRequest:
-        """To be sent. Its id follows from what it says, so that it is taken once however often it is sent."""
+    def about(self, import_id: str, response_ids: Sequence[str], nobody: str) -> feedback_pb2.SubmitFeedbackRequest:
+        """To be sent; `nobody` is the person where the file names none.
+
+        Its id follows from what it says, so that it is taken once however often it is sent.
+        """
         request = feedback_pb2.SubmitFeedbackRequest()
         request.CopyFrom(self.request)
+        request.end_user_id = request.end_user_id or nobody
         if self.ranks:
             request.ranking.SetInParent()
             for place, rank in zip(self.answers, self.ranks, strict=True):
@@ -81,7 +85,7 @@ def read_said(row: Mapping[str, Any], answers: int) -> Said:
 def read_signal(row: Mapping[str, Any], end_user_id: str) -> feedback_pb2.SubmitFeedbackRequest:
     """Written as in a feedback request over HTTP."""
     request = feedback_pb2.SubmitFeedbackRequest(
-        end_user_id=end_user_id or "import",
+        end_user_id=end_user_id,
         author=_one_of(AUTHORS, row.get("author", "end_user"), "author"),
         comment=row.get("comment", ""),
         tags=row.get("tags", ()),
