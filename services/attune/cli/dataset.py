@@ -1,8 +1,6 @@
 """`attune dataset`: build one now, list them, look at one, compare two, check that they are whole."""
 
 import json
-import sys
-import time
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,12 +9,11 @@ import typer
 
 from attune.cli.options import ConfigOption, DataOption, ServerOption, read_settings
 from attune.cli.progress import progress
+from attune.cli.screen import local_time, open_console, open_table, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-    from rich.console import Console
     from rich.table import Table
 
     from attune.client.authorized import Authorized
@@ -29,7 +26,6 @@ DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Its id,
 _DEADLINE_SECONDS = 60.0
 _LONG_SECONDS = 24 * 3600.0
 _BAR_CELLS = 40
-_PIPE_COLUMNS = 120
 
 
 class Engine(StrEnum):
@@ -60,7 +56,7 @@ def build(
 
     number = dataset_pb2.BuildDatasetsRequest.Engine.Value(f"ENGINE_{engine.name}")
     request = dataset_pb2.BuildDatasetsRequest(persona=persona, recipes=recipe or (), engine=number)
-    with _service(config, data, server) as stub, _console(stderr=True).status("building") as status:
+    with _service(config, data, server) as stub, open_console(stderr=True).status("building") as status:
         parts = stub.BuildDatasets(request, timeout=_LONG_SECONDS)
         most = next(parts).datasets
         for made, part in enumerate(parts, 1):
@@ -83,7 +79,6 @@ def list_them(
     data: DataOption = None,
 ) -> None:
     """List datasets, the newest first."""
-    from attune.cli.policy import plain
     from attune.v1 import dataset_pb2
 
     request = dataset_pb2.ListDatasetsRequest(persona=persona, recipe=recipe, limit=most)
@@ -93,17 +88,17 @@ def list_them(
         print("no datasets")
         return
     numbers = ("train", "held out", "left out", "KiB")
-    table = _table("dataset", "recipe", "persona", "made (UTC)", *numbers, right=numbers)
+    table = open_table("dataset", "recipe", "persona", "made", *numbers, right=numbers)
     for dataset in found.datasets:
         table.add_row(
             plain(dataset.dataset_id),
             plain(dataset.recipe),
             plain(dataset.persona),
-            _time(dataset.created_unix_ms),
+            local_time(dataset.created_unix_ms),
             *(f"{sum(counts.values()):,}" for counts in (dataset.train, dataset.heldout, dataset.left_out)),
             f"{dataset.bytes / 1024:,.0f}",
         )
-    _console().print(table)
+    open_console().print(table)
     if found.older:
         print(f"and {found.older:,} older ones (--most)")
 
@@ -122,9 +117,9 @@ def show(
 
     with _service(config, data, server) as stub:
         request = dataset_pb2.GetDatasetRequest(dataset_id=name)
-        with _console(stderr=True).status("reading"):
+        with open_console(stderr=True).status("reading"):
             portrait = stub.GetDataset(request, timeout=_LONG_SECONDS)
-    console = _console()
+    console = open_console()
     console.print(_about(portrait))
     for bars in portrait.bars:
         if bars.bars:
@@ -145,14 +140,13 @@ def diff(
     data: DataOption = None,
 ) -> None:
     """Say what the second dataset has that the first has not, and the other way round."""
-    from attune.cli.policy import plain
     from attune.v1 import dataset_pb2
 
     request = dataset_pb2.CompareDatasetsRequest(first_id=first, second_id=second)
-    with _service(config, data, server) as stub, _console(stderr=True).status("comparing"):
+    with _service(config, data, server) as stub, open_console(stderr=True).status("comparing"):
         found = stub.CompareDatasets(request, timeout=_LONG_SECONDS)
     for line in _said(found):
-        _console().print(plain(line), soft_wrap=True)
+        open_console().print(plain(line), soft_wrap=True)
 
 
 @dataset_app.command("verify")
@@ -189,13 +183,12 @@ def explain(
     data: DataOption = None,
 ) -> None:
     """Say why an example is in the newest datasets, or out, and why it weighs what it weighs."""
-    from attune.cli.policy import plain
     from attune.v1 import dataset_pb2
 
     with _service(config, data, server) as stub:
         found = stub.ExplainExample(dataset_pb2.ExplainExampleRequest(id=name), timeout=_LONG_SECONDS)
     for line in _explained(found):
-        _console().print(plain(line), soft_wrap=True)
+        open_console().print(plain(line), soft_wrap=True)
 
 
 def _explained(found: "dataset_pb2.ExplainExampleResponse") -> list[str]:
@@ -225,7 +218,7 @@ def _facts(portrait: "dataset_pb2.GetDatasetResponse") -> dict[str, str]:
     facts = {
         "recipe": dataset.recipe,
         "persona": dataset.persona,
-        "made (UTC)": _time(dataset.created_unix_ms),
+        "made": local_time(dataset.created_unix_ms, zone=True),
         "examples": _counted(dataset),
         "people": f"{portrait.people:,}; one has a part in at most {portrait.most_by_one:,} examples",
         "effective examples": f"{portrait.effective_examples:,.1f} of {examples:,}, by their weights",
@@ -238,9 +231,7 @@ def _facts(portrait: "dataset_pb2.GetDatasetResponse") -> dict[str, str]:
 
 
 def _about(portrait: "dataset_pb2.GetDatasetResponse") -> "Table":
-    from attune.cli.policy import plain
-
-    table = _table(plain(portrait.dataset.dataset_id), "")
+    table = open_table(plain(portrait.dataset.dataset_id), "")
     for name, value in _facts(portrait).items():
         table.add_row(name, plain(value))
     return table
@@ -248,9 +239,7 @@ def _about(portrait: "dataset_pb2.GetDatasetResponse") -> "Table":
 
 def _drawn(bars: "dataset_pb2.Bars") -> "Table":
     """A bar for each class, the longest one as wide as there is room."""
-    from attune.cli.policy import plain
-
-    table = _table(bars.title, "", bars.unit, right=(bars.unit,))
+    table = open_table(bars.title, "", bars.unit, right=(bars.unit,))
     most = max(bar.count for bar in bars.bars) or 1
     for each in bars.bars:
         eighths = round(each.count / most * _BAR_CELLS * 8)
@@ -282,23 +271,3 @@ def _counted(dataset: "dataset_pb2.Dataset") -> str:
         labels = ", ".join(f"{count:,} {label}" for label, count in sorted(counts.items()) if count)
         parts.append(f"{sum(counts.values()):,} {name}" + (f" ({labels})" if labels else ""))
     return ", ".join([*parts, f"{sum(dataset.left_out.values()):,} left out"])
-
-
-def _time(unix_ms: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(unix_ms / 1000))
-
-
-def _console(stderr: bool = False) -> "Console":
-    from rich.console import Console
-
-    return Console(highlight=False, stderr=stderr, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
-
-
-def _table(*columns: str, right: "Sequence[str]" = ()) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left")
-    return table

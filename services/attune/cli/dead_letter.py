@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attune.cli.options import ConfigOption, DataOption, read_settings
+from attune.cli.screen import open_console, open_table, plain
 from attune.errors import AttuneError, NotFound
 
 if TYPE_CHECKING:
@@ -30,11 +31,7 @@ def list_letters(
     """List what was set aside and why, by where it came from; what people wrote is not shown."""
     from collections import deque
 
-    from rich.console import Console
-    from rich.table import Table
-
     from attune.aggregator.dead_letters import is_replayed
-    from attune.cli.policy import plain
 
     settings = read_settings(config, data)
     lake = _lake(settings)
@@ -43,15 +40,12 @@ def list_letters(
     for found in _all(settings, lake):
         shown.append(found)
         count += 1
-    console = Console(highlight=False)
+    console = open_console()
     if not shown:
         console.print("no dead letters")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("id", "topic", "from", "bytes", "kept in", "replayed", "reason"):
-        table.add_column(
-            column, no_wrap=column != "reason", overflow="fold", justify="right" if column == "bytes" else "left"
-        )
+    columns = ("id", "topic", "from", "bytes", "kept in", "replayed")
+    table = open_table(*columns, "reason", right=("bytes",), whole=columns)
     for place, letter in shown:
         table.add_row(
             letter.id,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attune.cli.options import ConfigOption, DataOption, ServerOption, read_settings
+from attune.cli.screen import local_time, open_table, plain, show_parts
 from attune.cli.service import asked
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def erase(
         raise InvalidInput("say one of --user ID, --show ERASURE and --list")
     with asked(read_settings(config, data), "aggregator", server, dataset_pb2_grpc.ErasureServiceStub) as stub:
         if every:
-            _print(
+            show_parts(
                 _table(stub.ListErasures(dataset_pb2.ListErasuresRequest(), timeout=_DEADLINE_SECONDS).erasures),
             )
             return
@@ -58,7 +59,7 @@ def erase(
             erasure = stub.GetErasure(dataset_pb2.GetErasureRequest(erasure_id=show), timeout=_DEADLINE_SECONDS)
         if wait and user:
             erasure = _wait(stub, erasure)
-    _print(*_report(erasure))
+    show_parts(*_report(erasure))
     if certificate is not None and erasure.certificate_json:
         certificate.write_text(f"{erasure.certificate_json}\n", encoding="utf-8")
 
@@ -83,11 +84,7 @@ def _wait(stub: Any, erasure: "dataset_pb2.Erasure") -> "dataset_pb2.Erasure":
 
 
 def _report(erasure: "dataset_pb2.Erasure") -> Iterator[object]:
-    from rich.table import Table
-
-    from attune.cli.policy import plain
-
-    steps = Table("store", "removed", title=f"erasure {plain(erasure.erasure_id)}", title_justify="left")
+    steps = open_table("store", "removed", title=f"erasure {plain(erasure.erasure_id)}")
     for step in erasure.steps:
         removed = ", ".join(f"{count:,} {name}" for name, count in sorted(step.removed.items()) if count)
         steps.add_row(step.store, removed or "[dim]nothing[/]")
@@ -107,25 +104,12 @@ def _report(erasure: "dataset_pb2.Erasure") -> Iterator[object]:
 
 
 def _table(erasures: "Any") -> "Table":
-    from rich.table import Table
-
-    from attune.cli.policy import plain
-
-    table = Table("erasure", "asked for", "state")
+    table = open_table("erasure", "asked for", "state")
     for erasure in erasures:
-        asked = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(erasure.requested_unix_ms / 1000))
         state = (
             "done"
             if erasure.certificate_json
             else plain(f"waits for {erasure.waiting_for}" * bool(erasure.waiting_for))
         )
-        table.add_row(plain(erasure.erasure_id), asked, state or "at work")
+        table.add_row(plain(erasure.erasure_id), local_time(erasure.requested_unix_ms), state or "at work")
     return table
-
-
-def _print(*parts: object) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
-    for part in parts:
-        console.print(part)

@@ -1,13 +1,13 @@
 """`attune key`: who may call, and what signs. Works on the data folder; running services notice within two seconds."""
 
 import sys
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attune.access import KeyLimits, Role
 from attune.cli.options import ConfigOption, DataOption, read_settings
+from attune.cli.screen import local_time, open_console, open_table, plain
 from attune.errors import NotFound
 from attune.ids import DEFAULT_TENANT
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 key_app = typer.Typer(help="API keys: create, list, revoke; signing keys: rotate-signing.", no_args_is_help=True)
 
 _ROLES_HELP = "What it is for, once or more often: chat, feedback, review, operate.  [default: chat, feedback]"
-_PIPE_COLUMNS = 160
 
 
 @key_app.command("create")
@@ -49,27 +48,20 @@ def create(
 @key_app.command("list")
 def list_keys(config: ConfigOption = None, data: DataOption = None) -> None:
     """List all keys, without their secrets; revoked ones stay in the list."""
-    from rich.console import Console
-    from rich.table import Table
 
-    from attune.cli.policy import plain
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("key", "tenant", "roles", "limits", "made", "revoked", "label"):
-        # In a narrow terminal the others fold: a key that is cut off could not be copied to `revoke`.
-        table.add_column(column, no_wrap=column == "key", overflow="fold")
+    # In a narrow terminal the others fold: a key that is cut off could not be copied to `revoke`.
+    table = open_table("key", "tenant", "roles", "limits", "made", "revoked", "label", whole=("key",))
     for key in _store(read_settings(config, data)).list():
         table.add_row(
             f"ak-{key.key_id}-…",
             key.tenant,
             ", ".join(key.roles),
             _limits(key),
-            _time(key.created_unix_ms),
-            _time(key.revoked_unix_ms),
+            local_time(key.created_unix_ms),
+            local_time(key.revoked_unix_ms),
             plain(key.label),
         )
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
-    console.print(table if table.rows else "no keys yet: `attune key create` makes one")
+    open_console().print(table if table.rows else "no keys yet: `attune key create` makes one")
 
 
 @key_app.command("revoke")
@@ -128,7 +120,3 @@ def _limits(key: "ApiKey") -> str:
     return ", ".join(
         f"{getattr(key.limits, field)} {name}" for field, name in names.items() if getattr(key.limits, field)
     )
-
-
-def _time(unix_ms: int | None) -> str:
-    return "" if unix_ms is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(unix_ms / 1000))

@@ -12,6 +12,7 @@ import typer
 
 from attune.cli.options import ConfigOption, DataOption, ServerOption, read_settings
 from attune.cli.progress import progress
+from attune.cli.screen import local_time, open_console, open_table, plain
 from attune.errors import DataLoss, NotFound
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ lake_app = typer.Typer(help="The tables: what they hold, merging, damage.", no_a
 
 _STEPS = 1000  # of a bar
 _TABLES = 3
-_PIPE_COLUMNS = 120
 _DEADLINE_SECONDS = 60.0
 _LONG_SECONDS = 24 * 3600.0
 
@@ -37,21 +37,12 @@ _LONG_SECONDS = 24 * 3600.0
 @lake_app.command("stats")
 def stats(server: ServerOption = "", config: ConfigOption = None, data: DataOption = None) -> None:
     """Say what the tables hold, from their logs alone."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from attune.cli.policy import plain
     from attune.v1 import dataset_pb2
 
     with _service(config, data, server) as stub:
         told = stub.GetLakeStats(dataset_pb2.GetLakeStatsRequest(), timeout=_DEADLINE_SECONDS)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    table.add_column("table")
-    for column in ("rows", "size", "files", "small", "version", "days"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for column in ("came in", "changed (UTC)"):
-        table.add_column(column, no_wrap=True)
+    numbers, times = ("rows", "size", "files", "small", "version", "days"), ("came in", "changed")
+    table = open_table("table", *numbers, *times, right=numbers, whole=(*numbers, *times))
     for each in told.tables:
         table.add_row(
             plain(each.name),
@@ -62,9 +53,9 @@ def stats(server: ServerOption = "", config: ConfigOption = None, data: DataOpti
             str(each.version),
             str(each.days or "–"),
             _days(each),
-            _time(each.changed_unix_ms),
+            local_time(each.changed_unix_ms) or "–",
         )
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+    console = open_console()
     console.print(f"[bold]{plain(told.place)}[/]")
     console.print(table)
 
@@ -180,11 +171,3 @@ def _size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
-
-
-def _time(unix_ms: int) -> str:
-    import datetime
-
-    if not unix_ms:
-        return "–"
-    return f"{datetime.datetime.fromtimestamp(unix_ms / 1000, datetime.UTC):%Y-%m-%d %H:%M:%S}"

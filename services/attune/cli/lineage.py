@@ -1,12 +1,11 @@
 """`attune lineage`: what something was made of, and what it went into."""
 
-import sys
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attune.cli.options import ConfigOption, DataOption, ServerOption, read_settings
+from attune.cli.screen import local_time, open_console, plain
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from attune.v1 import dataset_pb2
 
 _DEADLINE_SECONDS = 60.0
-_PIPE_COLUMNS = 160
 _WAYS = {"made_of": "made of", "went_into": "went into"}
 _COUNTED = 10_000
 
@@ -32,15 +30,13 @@ def lineage(
     data: DataOption = None,
 ) -> None:
     """Show what something was made of and what it went into: responses, feedback, examples, datasets, policies."""
-    from rich.console import Console
-
     from attune.cli.service import asked
     from attune.v1 import dataset_pb2, dataset_pb2_grpc
 
     request = dataset_pb2.GetLineageRequest(id=name, depth=depth, width=width, to_id=to)
     with asked(read_settings(config, data), "aggregator", server, dataset_pb2_grpc.LineageServiceStub) as stub:
         node = stub.GetLineage(request, timeout=_DEADLINE_SECONDS).node
-    Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS).print(tree_of(node))
+    open_console().print(tree_of(node))
 
 
 def tree_of(root: "dataset_pb2.LineageNode") -> "Tree":
@@ -62,10 +58,9 @@ def _grow(tree: "Tree", node: "dataset_pb2.LineageNode", way: str) -> None:
 
 
 def _label(node: "dataset_pb2.LineageNode") -> str:
-    from attune.cli.policy import plain
     from attune.v1 import dataset_pb2
 
     kind = dataset_pb2.LineageNode.Kind.Name(node.kind).removeprefix("KIND_").lower()
-    when = time.strftime(" · %Y-%m-%d %H:%M:%S", time.localtime(node.created_unix_ms / 1000))
+    when = f" · {local_time(node.created_unix_ms)}"
     more = " · see above" if node.repeated else ""
     return f"{kind} [bold]{plain(node.id)}[/] [dim]{plain(node.detail)}{when * bool(node.created_unix_ms)}{more}[/]"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attune.cli.options import ConfigOption, DataOption, ServerOption, read_settings
+from attune.cli.screen import plain
 
 if TYPE_CHECKING:
     from attune.v1 import dataset_pb2
@@ -64,7 +65,6 @@ def tail(
 
 def lines_of(event: "dataset_pb2.LoggedEvent") -> list[str]:
     """One for the event, and one for each text."""
-    from attune.cli.policy import plain
 
     where = f"{event.topic.removeprefix('attune.')}/{event.partition}/{event.offset}"
     when = (

@@ -2,7 +2,6 @@
 
 import difflib
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attune.cli.options import ConfigOption, DataOption, read_settings
+from attune.cli.screen import local_time, open_console, open_table, plain
 from attune.ids import DEFAULT_TENANT
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
     from attune.personas import Persona, PersonaVersion, PersonaVersions
     from attune.settings import Settings
@@ -22,7 +22,6 @@ persona_app = typer.Typer(help="Personas: apply, list, show, diff.", no_args_is_
 
 TenantOption = Annotated[str, typer.Option(metavar="NAME", help="Whose persona it is.")]
 
-_PIPE_COLUMNS = 120
 _VERSIONS_SHOWN = 10
 _LINE_CHARACTERS = 60
 
@@ -48,7 +47,7 @@ def apply(
     labels = [persona.label for persona, _ in found]
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise InvalidInput(f"two of these files are persona {twice[0]}")
-    console = _console()
+    console = open_console()
     for persona, text in found:
         earlier = versions.history(persona.tenant, persona.name)
         version, changed = versions.apply(persona, text)
@@ -69,18 +68,15 @@ def list_personas(
     data: DataOption = None,
 ) -> None:
     """List the personas in service."""
-    from rich.table import Table
-
     settings = read_settings(config, data)
     versions = _versions(settings)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("persona", "tenant", "version", "applied", "tools", "approval", "system prompt"):
-        table.add_column(column, no_wrap=column != "system prompt")
+    columns = ("persona", "tenant", "version", "applied", "tools", "approval")
+    table = open_table(*columns, "system prompt", whole=columns)
     for (whose, name), numbers in versions.all().items():
         if tenant in ("", whose):
             shown = f"[bold]{name}[/] [dim](default)[/]" if name == settings.default_persona else name
             table.add_row(shown, whose, *_row(versions, whose, name, numbers))
-    _console().print(
+    open_console().print(
         table if table.rows else "no personas yet: `attune persona apply` makes one, as the first start does"
     )
 
@@ -103,7 +99,7 @@ def show(
     if toml:
         sys.stdout.write(shown.text)
         return
-    console = _console()
+    console = open_console()
     for part in _picture(shown, versions.history(tenant, name)):
         console.print(part)
 
@@ -127,7 +123,7 @@ def diff(
         found = versions.find(tenant, name, other)
         persona, text = found.persona, found.text
         other = f"version {found.number}"
-    console = _console()
+    console = open_console()
     for line in _changes(current, text, other):
         console.print(line)
     if persona.version == current.persona.version:
@@ -155,7 +151,6 @@ def _versions(settings: "Settings") -> "PersonaVersions":
 
 def _row(versions: "PersonaVersions", tenant: str, name: str, numbers: Sequence[int]) -> Iterator[str]:
     """What the list says of one persona."""
-    from attune.cli.policy import plain
     from attune.personas import PersonaError
 
     try:
@@ -166,7 +161,7 @@ def _row(versions: "PersonaVersions", tenant: str, name: str, numbers: Sequence[
     persona = current.persona
     damaged = "" if current.number == numbers[-1] else f" [red]({numbers[-1]} is damaged)[/]"
     yield f"{current.number} [dim]{persona.version[:8]}[/]{damaged}"
-    yield _time(current.applied_unix_ms)
+    yield local_time(current.applied_unix_ms)
     yield ", ".join(tool.name for tool in persona.tools)
     yield persona.approval
     yield plain(_first_line(persona.system_prompt))
@@ -178,13 +173,11 @@ def _picture(shown: "PersonaVersion", history: "Sequence[PersonaVersion]") -> "I
     from rich.panel import Panel
     from rich.text import Text
 
-    from attune.cli.policy import plain
-
     persona = shown.persona
     state = "in service" if shown.number == history[0].number else f"version {history[0].number} is in service"
     yield (
         f"[bold]{persona.label}[/] [dim]version {shown.number} · {persona.version} · "
-        f"applied {_time(shown.applied_unix_ms)} · {state}[/]"
+        f"applied {local_time(shown.applied_unix_ms)} · {state}[/]"
     )
     yield Panel(Text(_text(persona.system_prompt)), title="system prompt", title_align="left", border_style="dim")
     if persona.guidelines:
@@ -203,8 +196,6 @@ def _picture(shown: "PersonaVersion", history: "Sequence[PersonaVersion]") -> "I
 
 
 def _sampling_table(persona: "Persona") -> "RenderableType":
-    from rich.table import Table
-
     sampling, limits = persona.sampling, persona.limits
     rows = [
         ("temperature", f"{sampling.temperature:g}", f"{limits.min_temperature:g} to {limits.max_temperature:g}"),
@@ -218,22 +209,14 @@ def _sampling_table(persona: "Persona") -> "RenderableType":
         ("presence_penalty", f"{sampling.presence_penalty:g}", ""),
         ("frequency_penalty", f"{sampling.frequency_penalty:g}", ""),
     ]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("sampling", "where a request says nothing", "limits"):
-        table.add_column(column)
+    table = open_table("sampling", "where a request says nothing", "limits")
     for row in rows:
         table.add_row(*row)
     return table
 
 
 def _tools_table(persona: "Persona") -> "RenderableType":
-    from rich.table import Table
-
-    from attune.cli.policy import plain
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("tool", "arguments", "description"):
-        table.add_column(column, overflow="fold")
+    table = open_table("tool", "arguments", "description")
     for tool in persona.tools:
         required = tool.parameters.get("required", [])
         names = [name if name in required else f"{name}?" for name in tool.parameters.get("properties", {})]
@@ -242,16 +225,10 @@ def _tools_table(persona: "Persona") -> "RenderableType":
 
 
 def _versions_table(history: "Sequence[PersonaVersion]") -> "RenderableType":
-    from rich.table import Table
-
-    from attune.cli.policy import plain
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("number", "version", "applied", "what changed"):
-        table.add_column(column)
+    table = open_table("number", "version", "applied", "what changed")
     for version, before in zip(history[:_VERSIONS_SHOWN], [*history[1:], None], strict=False):
         what = "the first" if before is None else ", ".join(changed_keys(before.persona, version.persona))
-        table.add_row(str(version.number), version.persona.version, _time(version.applied_unix_ms), plain(what))
+        table.add_row(str(version.number), version.persona.version, local_time(version.applied_unix_ms), plain(what))
     if len(history) > _VERSIONS_SHOWN:
         table.add_row("", f"[dim]and {len(history) - _VERSIONS_SHOWN} before[/]")
     return table
@@ -282,13 +259,3 @@ def _text(text: str) -> str:
 def _first_line(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= _LINE_CHARACTERS else f"{line[: _LINE_CHARACTERS - 1]}…"
-
-
-def _time(unix_ms: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(unix_ms / 1000))
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)

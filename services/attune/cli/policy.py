@@ -3,8 +3,6 @@
 import math
 import os
 import shutil
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attune.cli.options import ConfigOption, DataOption, ServerOption, read_settings
+from attune.cli.screen import local_time, open_table, plain, show_parts
 from attune.cli.service import asked
 from attune.ids import DEFAULT_TENANT
 
@@ -33,7 +32,6 @@ PersonaOption = Annotated[
 
 _DEADLINE_SECONDS = 30.0
 _ENTRIES_SHOWN = 10
-_PIPE_COLUMNS = 160
 
 
 @policy_app.command("list")
@@ -46,7 +44,7 @@ def list_policies(
     with _service(config, data, server) as stub:
         policies = stub.ListPolicies(policy_pb2.ListPoliciesRequest(persona=persona), timeout=_DEADLINE_SECONDS)
         rollout = stub.GetRollout(policy_pb2.GetRolloutRequest(persona=persona), timeout=_DEADLINE_SECONDS)
-    _print(policies_table(policies.policies, rollout.current))
+    show_parts(policies_table(policies.policies, rollout.current))
 
 
 @policy_app.command("show")
@@ -70,15 +68,15 @@ def show(
         policies = stub.ListPolicies(policy_pb2.ListPoliciesRequest(persona=persona), timeout=_DEADLINE_SECONDS)
         rollout = stub.GetRollout(policy_pb2.GetRolloutRequest(persona=persona), timeout=_DEADLINE_SECONDS)
     if not policy_id:
-        _print(rollout_table(rollout.current, rollout.history[:_ENTRIES_SHOWN]))
+        show_parts(rollout_table(rollout.current, rollout.history[:_ENTRIES_SHOWN]))
     wanted = policy_id or max(rollout.current.shares, key=lambda share: share.share).policy_id
     if wanted == ids.BASE_POLICY:
         if policy_id:
-            _print("base is the model that training starts from; it has no verdict")
+            show_parts("base is the model that training starts from; it has no verdict")
         return
     for policy in policies.policies:
         if policy.policy_id == wanted:
-            _print(policy_table(policy, rollout.current), verdict_table(policy))
+            show_parts(policy_table(policy, rollout.current), verdict_table(policy))
             return
     raise NotFound(f"no policy {wanted} among the newest of persona {rollout.current.persona}")
 
@@ -99,7 +97,7 @@ def approve(
     request = policy_pb2.ApprovePolicyRequest(persona=persona, policy_id=policy_id, reason=reason)
     with _service(config, data, server) as stub:
         current = stub.ApprovePolicy(request, timeout=_DEADLINE_SECONDS).current
-    _print(f"{current.persona}: {policy_id} has all traffic now (entry {current.number} of the rollout log)")
+    show_parts(f"{current.persona}: {policy_id} has all traffic now (entry {current.number} of the rollout log)")
 
 
 @policy_app.command("rollback")
@@ -121,7 +119,7 @@ def roll_back(
     with _service(config, data, server) as stub:
         current = stub.RollBack(request, timeout=_DEADLINE_SECONDS).current
     shares = ", ".join(share.policy_id for share in current.shares)
-    _print(f"{current.persona}: {shares} has all traffic now (entry {current.number} of the rollout log)")
+    show_parts(f"{current.persona}: {shares} has all traffic now (entry {current.number} of the rollout log)")
 
 
 @policy_app.command("export")
@@ -147,7 +145,7 @@ def export(
     exported = export_policy(
         settings, target.absolute(), policy_id=policy_id, persona=persona, merged=merged, tenant=tenant
     )
-    _print(f"{exported} is in {target}")
+    show_parts(f"{exported} is in {target}")
 
 
 def export_policy(
@@ -192,14 +190,23 @@ def policies_table(policies: "Sequence[policy_pb2.Policy]", current: "policy_pb2
     """One row for each policy, and one for the base model."""
     from attune import ids
 
-    table = _table(f"policies of {current.persona}", "policy", "traffic", "verdict", "made", "datasets", "trained from")
+    table = open_table(
+        "policy",
+        "traffic",
+        "verdict",
+        "made",
+        "datasets",
+        "trained from",
+        title=f"policies of {current.persona}",
+        right=("traffic",),
+    )
     for policy in policies:
         failed = [check.name for check in policy.verdict.checks if not check.passed]
         table.add_row(
             policy.policy_id,
             _traffic(policy.policy_id, current),
             _mark(policy) + (f": {plain(', '.join(failed))}" if failed else ""),
-            _time(policy.created_unix_ms),
+            local_time(policy.created_unix_ms),
             plain(", ".join(dataset_id[:16] for dataset_id in policy.dataset_ids)),
             policy.parent_policy_id or ids.BASE_POLICY,
         )
@@ -211,12 +218,11 @@ def policy_table(policy: "policy_pb2.Policy", current: "policy_pb2.Rollout") -> 
     """What a policy is made of."""
     from attune import ids
 
-    table = _table(policy.policy_id, "", "")
-    table.show_header = False
+    table = open_table("", "", title=policy.policy_id)
     for name, value in (
         ("persona", policy.persona),
         ("traffic", _traffic(policy.policy_id, current) or "none"),
-        ("made", _time(policy.created_unix_ms)),
+        ("made", local_time(policy.created_unix_ms)),
         ("trained from", policy.parent_policy_id or ids.BASE_POLICY),
         ("base model", policy.base_model_hash),
         ("datasets", "\n".join(policy.dataset_ids)),
@@ -228,7 +234,7 @@ def policy_table(policy: "policy_pb2.Policy", current: "policy_pb2.Rollout") -> 
 
 def verdict_table(policy: "policy_pb2.Policy") -> "Table":
     """What the gate looked at, check by check."""
-    table = _table("", "check", "", "figure", "limit", "reason")
+    table = open_table("check", "", "figure", "limit", "reason", right=("figure", "limit"))
     for check in policy.verdict.checks:
         table.add_row(
             plain(check.name),
@@ -242,19 +248,12 @@ def verdict_table(policy: "policy_pb2.Policy") -> "Table":
 
 def rollout_table(current: "policy_pb2.Rollout", history: "Sequence[policy_pb2.Rollout]") -> "Table":
     """The newest entries of a rollout log; before the first one the base model serves."""
-    table = _table(f"traffic of {current.persona}", "entry", "policies", "by", "when", "reason")
+    table = open_table("entry", "policies", "by", "when", "reason", title=f"traffic of {current.persona}")
     for entry in history or (current,):
         shares = ", ".join(f"{share.policy_id} {share.share:.0%}" for share in entry.shares)
-        when = _time(entry.created_unix_ms) if entry.number else ""
+        when = local_time(entry.created_unix_ms)
         table.add_row(str(entry.number or ""), shares, plain(entry.author), when, plain(entry.reason))
     return table
-
-
-def plain(text: str, keep: str = "") -> str:
-    """Text of others', safe to print: no markup, and no control characters but those in `keep`."""
-    from rich.markup import escape
-
-    return escape("".join(letter if letter.isprintable() or letter in keep else "�" for letter in text))
 
 
 def _service(config: Path | None, data: Path | None, server: str) -> "AbstractContextManager[Authorized]":
@@ -298,27 +297,6 @@ def _merge(base_folder: Path, adapter_folder: Path | None, target: Path) -> None
     write_merged(base_folder, adapter_folder, target, merged=True)
 
 
-def _print(*parts: object) -> None:
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else _PIPE_COLUMNS
-    console = Console(highlight=False, width=width, soft_wrap=all(isinstance(part, str) for part in parts))
-    for part in parts:
-        console.print(part)
-
-
-def _table(title: str, *columns: str) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(
-            column, overflow="fold", justify="right" if column in ("figure", "limit", "traffic") else "left"
-        )
-    return table
-
-
 def _mark(policy: "policy_pb2.Policy") -> str:
     if not policy.HasField("verdict"):
         return "[dim]none yet[/]"
@@ -334,7 +312,3 @@ def _number(value: float) -> str:
 
 def _traffic(policy_id: str, current: "policy_pb2.Rollout") -> str:
     return next((f"{share.share:.0%}" for share in current.shares if share.policy_id == policy_id), "")
-
-
-def _time(unix_ms: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_ms / 1000))

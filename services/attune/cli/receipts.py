@@ -1,13 +1,13 @@
 """`attune feedback receipts`: what became of feedback."""
 
 import re
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attune.cli.options import ConfigOption, DataOption, ServerOption, read_settings
+from attune.cli.screen import local_time, plain
 
 if TYPE_CHECKING:
     from attune.client.receipts import Receipt, Subject
@@ -71,7 +71,6 @@ def subject_of(text: str, *, own: bool = False) -> "Subject":
 
 def response_lines(response: "dataset_pb2.ResponseState") -> Iterator[str]:
     """What is known of a response."""
-    from attune.cli.policy import plain
 
     yield f"[bold]response[/] {plain(response.response_id)}"
     if not response.stored:
@@ -84,10 +83,9 @@ def response_lines(response: "dataset_pb2.ResponseState") -> Iterator[str]:
 
 def receipt_lines(receipt: "Receipt") -> Iterator[str]:
     """What became of one feedback, in sentences."""
-    from attune.cli.policy import plain
 
     kind = f" {plain(receipt.kind)}{f' {plain(receipt.name)}' if receipt.name else ''}" if receipt.kind else ""
-    when = time.strftime(" · %Y-%m-%d %H:%M:%S", time.localtime(receipt.created_unix_ms / 1000))
+    when = f" · {local_time(receipt.created_unix_ms)}"
     yield f"[bold]feedback[/] {plain(receipt.feedback_id)}{kind}[dim]{when if receipt.created_unix_ms else ''}[/]"
     yield f"  {_STATES[receipt.state].format(plain(receipt.superseded_by))}"
     for use in receipt.datasets[:_MOST_SHOWN]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from attune.cli.options import ConfigOption, DataOption, read_settings
+from attune.cli.screen import open_console, open_table
 from attune.errors import FailedPrecondition
 
 if TYPE_CHECKING:
@@ -28,19 +29,14 @@ def create(config: ConfigOption = None, data: DataOption = None) -> None:
 @topics_app.command("list")
 def list_topics(config: ConfigOption = None, data: DataOption = None) -> None:
     """List our topics as the brokers have them."""
-    from rich.console import Console
-    from rich.table import Table
-
     from attune.eventlog.cluster import Cluster
     from attune.eventlog.topics import describe_topics
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("topic", "partitions", "replication", "records"):
-        table.add_column(column, no_wrap=True, justify="left" if column == "topic" else "right")
+    numbers = ("partitions", "replication", "records")
+    table = open_table("topic", *numbers, right=numbers, whole=("topic", *numbers))
     for topic in describe_topics(Cluster.of(_kafka(config, data))):
         table.add_row(topic.name, str(topic.partitions), str(topic.replication), f"{topic.records:,}")
-    console = Console(highlight=False)
-    console.print(table if table.rows else "no topics yet: `attune topics create` makes them")
+    open_console().print(table if table.rows else "no topics yet: `attune topics create` makes them")
 
 
 def _kafka(config: ConfigOption, data: DataOption) -> "KafkaSettings":
