@@ -5,18 +5,21 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from attune.aggregator.ingest import Ingest
 from attune.aggregator.privacy.guard import Guard
 from attune.aggregator.privacy.scrubber import Scrubber
 from attune.eventlog import FEEDBACK, RESPONSES
-from attune.lake.tables import Position, feedback_row, response_row
+from attune.lake.rows import row_of, rows_of
+from attune.lake.tables import Position
 from attune.settings import PrivacySettings, SettingsError, load_settings
 from attune.v1 import event_pb2
 from tests.aggregator.plant import Plant
 from tests.lake.events import response_event, thumb_event
 
+Event = event_pb2.ResponseEvent | event_pb2.FeedbackEvent
 AT = Position("log", 0, 0)
 MAIL, PHONE, CARD, IBAN = (
     "jane.doe+x@example.co.uk",
@@ -33,10 +36,17 @@ def scrubber(**settings: Any) -> Scrubber:
     return made
 
 
+def kept(table: str, *events: Event, **settings: Any) -> list[dict[str, Any]]:
+    """The rows as they come into the lake, in one batch."""
+    payloads = [event.SerializeToString() for event in events]
+    rows = rows_of(table, payloads, "log", 0, range(len(payloads)))
+    assert not rows.poison
+    return list(scrubber(**settings).rows(table, rows.table).to_pylist())
+
+
 def masked(text: str, **settings: Any) -> tuple[str, dict[str, int]]:
     """The text as it comes into the lake, and what was found in it."""
-    row = feedback_row(thumb_event(1, 1, comment=text).SerializeToString(), AT)
-    row = scrubber(**settings).row("feedback", row)
+    row = kept("feedback", thumb_event(1, 1, comment=text), **settings)[0]
     return row["comment"], dict(row["masked"])
 
 
@@ -114,7 +124,7 @@ def test_what_a_response_says_anywhere_is_masked_and_its_tokens_go() -> None:
     event.tool_calls.add(id="2", name="mail", arguments_json=f"{{not JSON: {MAIL}")
     event.tools.add(name="mail", description=f"ask {MAIL}", parameters_json=json.dumps({"default": IBAN}))
 
-    row = scrubber().row("responses", response_row(event.SerializeToString(), AT))
+    row = kept("responses", response_event(2), event, response_event(3))[1]
 
     for piece in (MAIL, PHONE, CARD, CARD.replace(" ", ""), IBAN, ADDRESS, KEY):
         assert piece not in repr(row)
@@ -128,14 +138,46 @@ def test_what_a_response_says_anywhere_is_masked_and_its_tokens_go() -> None:
 
 
 def test_a_row_without_any_keeps_every_token() -> None:
-    row = response_row(response_event(1).SerializeToString(), AT)
-    assert scrubber().row("responses", row) == {**row, "masked": []}
+    row = row_of("responses", response_event(1).SerializeToString(), AT)
+    assert kept("responses", response_event(1)) == [{**row, "masked": []}]
+
+
+def test_a_piece_behind_an_escape_in_json_is_found() -> None:
+    event = response_event(1)
+    event.tool_calls.add(id="1", name="mail", arguments_json='{"to": "jane\\u0040example.org"}')
+    assert kept("responses", event)[0]["tool_calls"][0]["arguments_json"] == '{"to": "[mail]"}'
+
+
+TEXTS = st.lists(
+    st.one_of(
+        st.sampled_from(
+            [MAIL, PHONE, CARD, IBAN, ADDRESS, KEY, "192.168.1.17", "+49\u2009170\u00a01234567", "\u0661\u0662"]
+        ),
+        st.text(max_size=12),
+        st.text("0123456789 .:-()+@/ab", max_size=24),
+    ),
+    max_size=5,
+).map("".join)
+
+
+@examples(max_examples=200, deadline=None)
+@given(st.lists(TEXTS, min_size=1, max_size=6))
+def test_a_batch_is_masked_as_each_of_its_rows_alone(texts: list[str]) -> None:
+    events = [response_event(number, text=text, reasoning=text[::-1]) for number, text in enumerate(texts)]
+    for number, event in enumerate(events):
+        event.messages[1].content = texts[number - 1]
+        event.metadata["from"] = texts[-1 - number]
+    alone = [
+        scrubber().row("responses", row_of("responses", event.SerializeToString(), Position("log", 0, offset)))
+        for offset, event in enumerate(events)
+    ]
+    assert kept("responses", *events) == alone
 
 
 def test_comments_corrections_and_notes_are_masked() -> None:
     correction = thumb_event(1, 1, correction=event_pb2.Correction(text=f"Write to {MAIL}"), comment=PHONE)
     note = thumb_event(2, 1, annotation=event_pb2.Annotation(start=1, end=2, tag="wrong", note=MAIL))
-    rows = [scrubber().row("feedback", feedback_row(one.SerializeToString(), AT)) for one in (correction, note)]
+    rows = kept("feedback", correction, note)
     assert (rows[0]["correction"], rows[0]["comment"]) == ("Write to [mail]", "[phone]")
     assert rows[1]["annotation"] == {"start": 1, "end": 2, "tag": "wrong", "note": "[mail]"}
 

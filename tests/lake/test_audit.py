@@ -6,6 +6,7 @@ from pathlib import Path
 from attune.lake import tables
 from attune.lake.audit import audit
 from attune.lake.lake import Lake
+from attune.lake.rows import row_of
 from attune.lake.tables import FEEDBACK, RESPONSES, Position
 from tests.lake.events import response_event, thumb_event
 
@@ -13,12 +14,12 @@ from tests.lake.events import response_event, thumb_event
 def fill(folder: Path, responses: list[int], thumbs: list[int]) -> None:
     lake = Lake(folder)
     rows = [
-        tables.response_row(response_event(n).SerializeToString(), Position("log", 0, place))
+        row_of(RESPONSES, response_event(n).SerializeToString(), Position("log", 0, place))
         for place, n in enumerate(responses)
     ]
     lake.responses.append(tables.to_arrow(RESPONSES, rows), "log/responses/0", 0, len(rows))
     rows = [
-        tables.feedback_row(thumb_event(n, n).SerializeToString(), Position("log", 0, place))
+        row_of(FEEDBACK, thumb_event(n, n).SerializeToString(), Position("log", 0, place))
         for place, n in enumerate(thumbs)
     ]
     lake.feedback.append(tables.to_arrow(FEEDBACK, rows), "log/feedback/0", 0, len(rows))

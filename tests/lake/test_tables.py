@@ -4,7 +4,8 @@ import pytest
 from google.protobuf.descriptor import Descriptor
 
 from attune.lake import tables
-from attune.lake.tables import DEAD_LETTER, FEEDBACK, RESPONSES, SCHEMAS, PoisonousRecord, Position
+from attune.lake.rows import PoisonousRecord, row_of
+from attune.lake.tables import DEAD_LETTER, FEEDBACK, RESPONSES, SCHEMAS, Position
 from attune.v1 import event_pb2
 from tests.lake.events import NOW_UNIX_MS, PLAIN, response_event, thumb_event
 
@@ -12,7 +13,7 @@ AT = Position("log", 0, 7)
 
 
 def test_every_field_of_a_response_reaches_its_row() -> None:
-    row = tables.response_row(response_event(3).SerializeToString(), AT)
+    row = row_of(RESPONSES, response_event(3).SerializeToString(), AT)
     stored = tables.to_arrow(RESPONSES, [row]).to_pylist()[0]
     assert stored == row
     assert stored | {} == {
@@ -98,7 +99,7 @@ def test_no_field_of_the_events_is_forgotten() -> None:
 
 def test_nothing_of_an_exchange_is_kept_that_may_not_be_stored() -> None:
     event = response_event(3, consent=event_pb2.Consent(store=False), client_request_id="mine")
-    row = tables.response_row(event.SerializeToString(), AT)
+    row = row_of(RESPONSES, event.SerializeToString(), AT)
     assert row["response_id"] == "r-3"
     assert row["consent_store"] is False
     kept = str(row)
@@ -107,7 +108,7 @@ def test_nothing_of_an_exchange_is_kept_that_may_not_be_stored() -> None:
 
 
 def test_feedback_becomes_a_row() -> None:
-    row = tables.feedback_row(thumb_event(5, 3, revision=2, comment="no").SerializeToString(), AT)
+    row = row_of(FEEDBACK, thumb_event(5, 3, revision=2, comment="no").SerializeToString(), AT)
     assert tables.to_arrow(FEEDBACK, [row]).to_pylist() == [row]
     assert (row["kind"], row["thumb"], row["revision"], row["comment"]) == ("thumb", "down", 2, "no")
 
@@ -115,7 +116,7 @@ def test_feedback_becomes_a_row() -> None:
 def test_a_retraction_needs_no_value() -> None:
     event = thumb_event(5, 3, retracted=True)
     event.thumb = event_pb2.THUMB_UNSPECIFIED
-    row = tables.feedback_row(event.SerializeToString(), AT)
+    row = row_of(FEEDBACK, event.SerializeToString(), AT)
     assert (row["kind"], row["thumb"], row["retracted"]) == ("thumb", None, True)
 
 
@@ -150,7 +151,7 @@ def test_every_kind_of_signal_has_its_columns(kind: str) -> None:
     event = thumb_event(5, 3)
     event.ClearField("thumb")
     event.MergeFrom(signal)
-    row = tables.feedback_row(event.SerializeToString(), AT)
+    row = row_of(FEEDBACK, event.SerializeToString(), AT)
     assert row["kind"] == kind
     assert {name: row[name] for name in columns} == columns
     assert tables.to_arrow(FEEDBACK, [row]).to_pylist() == [row]
@@ -193,7 +194,7 @@ def poisoned_response(field: str) -> bytes:
 )
 def test_a_poisonous_response_is_refused_with_a_reason_that_does_not_quote_it(field: str) -> None:
     with pytest.raises(PoisonousRecord) as refusal:
-        tables.response_row(poisoned_response(field), AT)
+        row_of(RESPONSES, poisoned_response(field), AT)
     assert "cab" not in str(refusal.value)
     if "." in field or "_" in field:
         assert field in str(refusal.value)
@@ -202,13 +203,13 @@ def test_a_poisonous_response_is_refused_with_a_reason_that_does_not_quote_it(fi
 def test_poisonous_feedback_is_refused() -> None:
     for thumb in (event_pb2.THUMB_UNSPECIFIED, 17):
         with pytest.raises(PoisonousRecord, match="thumb is"):
-            tables.feedback_row(thumb_event(1, 1, thumb=thumb).SerializeToString(), AT)
+            row_of(FEEDBACK, thumb_event(1, 1, thumb=thumb).SerializeToString(), AT)
     event = thumb_event(1, 1)
     event.ClearField("thumb")
     with pytest.raises(PoisonousRecord, match="signal is missing"):
-        tables.feedback_row(event.SerializeToString(), AT)
+        row_of(FEEDBACK, event.SerializeToString(), AT)
     with pytest.raises(PoisonousRecord):
-        tables.feedback_row(os.urandom(100), AT)
+        row_of(FEEDBACK, os.urandom(100), AT)
 
 
 def test_a_huge_dead_letter_keeps_its_beginning_its_size_and_its_hash() -> None:

@@ -18,7 +18,7 @@ from attune.eventlog.topics import DEAD_LETTER, read_whole
 from attune.lake import tables
 from attune.lake.delta import Conflict, LakeTable
 from attune.lake.lake import Lake
-from attune.lake.tables import PoisonousRecord, Position
+from attune.lake.rows import rows_of
 from attune.settings import KafkaSettings
 
 Row = dict[str, Any]
@@ -159,19 +159,17 @@ def replay(letter: DeadLetter, lake: Lake, guard: Guard | None) -> Outcome:
     table = _table_of(letter, lake)
     if letter.payload_bytes != len(letter.payload):
         raise FailedPrecondition(f"only {len(letter.payload)} of {letter.payload_bytes} bytes were kept")
-    make = {RESPONSES: tables.response_row, FEEDBACK: tables.feedback_row}[letter.topic]
-    try:
-        row = make(letter.payload, Position(letter.log_id, letter.partition, letter.offset))
-    except PoisonousRecord as poison:
-        raise InvalidInput(f"still no event: {poison}") from None
     name = {RESPONSES: tables.RESPONSES, FEEDBACK: tables.FEEDBACK}[letter.topic]
-    kept = guard.row(name, row) if guard else row
+    made = rows_of(name, [letter.payload], letter.log_id, letter.partition, [letter.offset])
+    if made.poison:
+        raise InvalidInput(f"still no event: {made.poison[0]}")
+    kept = guard.rows(name, made.table) if guard else made.table
     for attempt in range(_TRIES):
         if table.next_offset(letter.source):
             raise AlreadyExists("it was replayed before")
-        known = table.find("event_id", [row["event_id"]], ["event_id"]).num_rows
+        known = table.find("event_id", made.table["event_id"].to_pylist(), ["event_id"]).num_rows
         try:
-            table.append(tables.to_arrow(name, [] if known or kept is None else [kept]), letter.source, 0, 1)
+            table.append(kept.slice(0, 0) if known else kept, letter.source, 0, 1)
             break
         except Conflict:
             if attempt == _TRIES - 1:
@@ -180,7 +178,7 @@ def replay(letter: DeadLetter, lake: Lake, guard: Guard | None) -> Outcome:
     table.sync()
     if known:
         return Outcome.KNOWN
-    return Outcome.BROUGHT if kept is not None else Outcome.DROPPED
+    return Outcome.BROUGHT if kept.num_rows else Outcome.DROPPED
 
 
 def _table_of(letter: DeadLetter, lake: Lake) -> LakeTable:

@@ -1,12 +1,13 @@
 """From the event log to the lake, each event exactly once."""
 
-import contextlib
-import gc
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from attune import metrics
 from attune.aggregator.dead_letters import DeadLetters, DeadLetterTable
@@ -16,7 +17,8 @@ from attune.eventlog import FEEDBACK, RESPONSES, EventReader, Range, Record
 from attune.lake import tables
 from attune.lake.delta import Conflict
 from attune.lake.lake import Lake
-from attune.lake.tables import PoisonousRecord, Position
+from attune.lake.rows import rows_of
+from attune.lake.tables import Position
 
 logger = logging.getLogger(__name__)
 
@@ -25,15 +27,10 @@ READER = "aggregator"
 # Outside of these a clock was wrong, or an import says so: before 2000, or more than a day ahead.
 _EARLIEST_UNIX_MS = 946_684_800_000
 _AHEAD_MS = 86_400_000
-# As Python objects a batch takes many times its bytes.
-_BATCH_BYTES = 8 << 20
+_BATCH_BYTES = 16 << 20
 _IDS_REMEMBERED = 200_000
 
 Row = dict[str, Any]
-_ROW_OF: dict[str, Callable[[bytes, Position], Row]] = {
-    tables.RESPONSES: tables.response_row,
-    tables.FEEDBACK: tables.feedback_row,
-}
 
 
 class SeenIds:
@@ -141,16 +138,15 @@ class Ingest:
         following = first
         if records:
             following = records[-1].offset + 1
-            with _no_collection():
-                rows, dead = self._convert(records, log_id)
+            rows, dead = self._convert(records, log_id)
             self._reached("converted")
             self._set_aside(dead, source, following)
             self._reached("dead letters written")
-            self._table.append(tables.to_arrow(self._name, rows), source, first, following)
+            self._table.append(rows, source, first, following)
             self._reached("committed")
             self._known[source] = following
-            self._seen.add(row["event_id"] for row in rows)
-            metrics.LAKE_ROWS.labels(self._name).inc(len(rows))
+            self._seen.add(rows["event_id"].to_pylist())
+            metrics.LAKE_ROWS.labels(self._name).inc(rows.num_rows)
             metrics.LAKE_STRANGE_TIMES.labels(self._name).inc(_count_strange_times(rows))
         self._make_durable(partition, following)
         return len(records), max(0, waiting - len(records))
@@ -198,42 +194,42 @@ class Ingest:
     def _stands_in(self, source: str, held: Range) -> bool:
         return held.first <= self._table.next_offset(source) <= held.next
 
-    def _convert(self, records: list[Record], log_id: str) -> tuple[list[Row], list[Row]]:
+    def _convert(self, records: list[Record], log_id: str) -> tuple[pa.Table, list[Row]]:
         """Rows without repeated events, and dead letters."""
-        rows: dict[str, Row] = {}
-        dead: list[Row] = []
-        repeated: list[Row] = []
-        for record in records:
-            at = Position(log_id, record.partition, record.offset)
-            try:
-                row = _ROW_OF[self._name](record.payload, at)
-            except PoisonousRecord as poison:
-                dead.append(tables.dead_letter_row(record.topic, record.key, record.payload, str(poison), at))
-                continue
-            kept = self._guard.row(self._name, row) if self._guard else row
-            if kept is None:
-                continue
-            if kept["event_id"] in rows or kept["event_id"] in self._seen:
-                repeated.append(kept)
+        offsets = [record.offset for record in records]
+        made = rows_of(self._name, [record.payload for record in records], log_id, records[0].partition, offsets)
+        dead = [
+            tables.dead_letter_row(
+                record.topic, record.key, record.payload, reason, Position(log_id, record.partition, record.offset)
+            )
+            for place, reason in sorted(made.poison.items())
+            for record in (records[place],)
+        ]
+        rows = self._guard.rows(self._name, made.table) if self._guard else made.table
+        fresh: dict[str, int] = {}
+        repeated: list[int] = []
+        for place, event_id in enumerate(rows["event_id"].to_pylist()):
+            if event_id in fresh or event_id in self._seen:
+                repeated.append(place)
             else:
-                rows[kept["event_id"]] = kept
+                fresh[event_id] = place
         if repeated:
-            self._look_at_repeated(repeated, rows)
-        return list(rows.values()), dead
+            again, rows = (rows.take(pa.array(places, pa.int64())) for places in (repeated, list(fresh.values())))
+            self._look_at_repeated(again, rows)
+        return rows, dead
 
-    def _look_at_repeated(self, repeated: Sequence[Row], rows: dict[str, Row]) -> None:
+    def _look_at_repeated(self, repeated: pa.Table, rows: pa.Table) -> None:
         """The first of an id stands, whatever comes after it; that another one says something else is counted."""
-        metrics.LAKE_REPEATED.labels(self._name).inc(len(repeated))
-        ids = [row["event_id"] for row in repeated if row["event_id"] not in rows]
+        metrics.LAKE_REPEATED.labels(self._name).inc(repeated.num_rows)
+        here = rows.filter(pc.is_in(rows["event_id"], repeated["event_id"].combine_chunks()))
+        ids = set(repeated["event_id"].to_pylist()) - set(here["event_id"].to_pylist())
         try:
-            stored = self._table.find("event_id", ids, tables.SCHEMAS[self._name].names, self._seen_since).to_pylist()
+            stored = self._table.find("event_id", list(ids), rows.column_names, self._seen_since).to_pylist()
         except (Unavailable, DataLoss) as error:
             logger.error("events that came again were not compared", extra={"reason": error.message})
             return
-        again = {row["event_id"] for row in repeated}
-        stored += self._as_stored(row for row in rows.values() if row["event_id"] in again)
-        firsts = {row["event_id"]: row for row in stored}
-        for row in self._as_stored(repeated):
+        firsts = {row["event_id"]: row for row in (*stored, *here.to_pylist())}
+        for row in repeated.to_pylist():
             first = firsts.get(row["event_id"])
             if first is not None and not tables.say_the_same(first, row):
                 metrics.LAKE_CONTRADICTIONS.labels(self._name).inc()
@@ -241,9 +237,6 @@ class Ingest:
                     "an event came again and says something else; the first stands",
                     extra={"table": self._name, "event_id": row["event_id"], "offset": row["log_offset"]},
                 )
-
-    def _as_stored(self, rows: Iterable[Row]) -> list[Row]:
-        return list(tables.to_arrow(self._name, list(rows)).to_pylist())
 
     def _set_aside(self, dead: list[Row], source: str, following: int) -> None:
         if not dead:
@@ -284,19 +277,7 @@ class Ingest:
         self._seen = SeenIds(rows["event_id"].slice(max(0, rows.num_rows - _IDS_REMEMBERED)).to_pylist())
 
 
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """A batch's rows are many objects that live on and refer to nothing above them: looking for cycles among them
-    again and again takes as long as making them."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def _count_strange_times(rows: Iterable[Row]) -> int:
-    latest = time.time() * 1000 + _AHEAD_MS
-    return sum(not _EARLIEST_UNIX_MS <= row["created_unix_ms"] <= latest for row in rows)
+def _count_strange_times(rows: pa.Table) -> int:
+    latest = int(time.time() * 1000) + _AHEAD_MS
+    created = rows["created_unix_ms"]
+    return int(pc.or_(pc.less(created, _EARLIEST_UNIX_MS), pc.greater(created, latest)).combine_chunks().true_count)

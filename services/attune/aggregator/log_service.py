@@ -13,12 +13,13 @@ from attune.eventlog import FEEDBACK, RESPONSES, Record
 from attune.eventlog.follower import Follower
 from attune.ids import DEFAULT_TENANT, check_name
 from attune.lake import tables
-from attune.lake.tables import PoisonousRecord, Position
+from attune.lake.rows import PoisonousRecord, row_of
+from attune.lake.tables import Position
 from attune.v1 import dataset_pb2, dataset_pb2_grpc
 
 MOST_TAILS = 4
 _PAUSE_SECONDS = 0.2
-_ROW_OF = {RESPONSES: (tables.RESPONSES, tables.response_row), FEEDBACK: (tables.FEEDBACK, tables.feedback_row)}
+_TABLES = {RESPONSES: tables.RESPONSES, FEEDBACK: tables.FEEDBACK}
 
 Row = Mapping[str, Any]
 
@@ -88,9 +89,9 @@ class Wanted:
         if not both and (record.topic == RESPONSES) != self.request.responses:
             return None
         event = dataset_pb2.LoggedEvent(topic=record.topic, partition=record.partition, offset=record.offset)
-        table, row_of = _ROW_OF[record.topic]
+        table = _TABLES[record.topic]
         try:
-            row = row_of(record.payload, Position("", record.partition, record.offset))
+            row = row_of(table, record.payload, Position("", record.partition, record.offset))
         except PoisonousRecord as poison:
             # Nobody knows whose it is.
             event.unreadable = str(poison)

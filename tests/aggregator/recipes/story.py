@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attune.lake.lake import Lake
-from attune.lake.tables import FEEDBACK, RESPONSES, Position, feedback_row, response_row, to_arrow
+from attune.lake.rows import rows_of
+from attune.lake.tables import FEEDBACK, RESPONSES
 from attune.v1 import event_pb2
 from tests.aggregator.recipes.conversation import DOWN, UP, answer, assistant, imported, opinion, ranking, tool, user
 from tests.lake.events import NOW_UNIX_MS
@@ -118,14 +119,13 @@ def write_lake(folder: Path, events: Sequence[Event], batch: int = 1000, compact
     offsets = {RESPONSES: 0, FEEDBACK: 0}
     for number, start in enumerate(range(0, len(events), batch)):
         for name, table in ((RESPONSES, lake.responses), (FEEDBACK, lake.feedback)):
-            kind, make = _TABLES[name]
-            rows = []
-            for event in events[start : start + batch]:
-                if isinstance(event, kind):
-                    at = Position("log", 0, offsets[name] + len(rows))
-                    rows.append(make(event.SerializeToString(), at))
-            following = offsets[name] + len(rows)
-            table.append(to_arrow(name, rows), f"log/0/{name}", offsets[name], following)
+            payloads = [
+                event.SerializeToString() for event in events[start : start + batch] if isinstance(event, _EVENTS[name])
+            ]
+            following = offsets[name] + len(payloads)
+            rows = rows_of(name, payloads, "log", 0, range(offsets[name], following))
+            assert not rows.poison
+            table.append(rows.table, f"log/0/{name}", offsets[name], following)
             offsets[name] = following
             if number == compact_after:
                 for _ in table.merge(1 << 24):
@@ -133,7 +133,4 @@ def write_lake(folder: Path, events: Sequence[Event], batch: int = 1000, compact
     return lake
 
 
-_TABLES = {
-    RESPONSES: (event_pb2.ResponseEvent, response_row),
-    FEEDBACK: (event_pb2.FeedbackEvent, feedback_row),
-}
+_EVENTS = {RESPONSES: event_pb2.ResponseEvent, FEEDBACK: event_pb2.FeedbackEvent}

@@ -14,10 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from attune import metrics
 from attune.aggregator.privacy import patterns
 from attune.aggregator.privacy.patterns import Finder, Span, TooSlow
-from attune.lake.tables import FEEDBACK, RESPONSES
+from attune.lake.tables import FEEDBACK, RESPONSES, SCHEMAS, to_arrow
 from attune.settings import PrivacySettings
 
 Row = dict[str, Any]
@@ -27,6 +31,20 @@ UNREAD = "unread"
 
 # A megabyte takes some tenths of a second.
 _ROW_SECONDS = 1.0
+
+# Where a table has texts; in JSON an escape may stand for any character.
+_TEXTS = {
+    RESPONSES: (
+        *("metadata.value", "messages.content", "messages.reasoning", "tools.description"),
+        *("stop", "text", "reasoning"),
+    ),
+    FEEDBACK: ("comment", "correction", "annotation.note"),
+}
+_JSON_TEXTS = {
+    RESPONSES: ("messages.tool_calls.arguments_json", "tools.parameters_json", "tool_calls.arguments_json"),
+    FEEDBACK: (),
+}
+_ESCAPE = r"\\"
 
 
 @dataclass(frozen=True)
@@ -56,6 +74,33 @@ class Scrubber:
         }
         return cls(own | {kind: shipped[kind] for kind in shipped if kind in settings.kinds})
 
+    def rows(self, table: str, rows: pa.Table) -> pa.Table:
+        """The rows masked, as `row` does it: the few that may have something, for most have nothing."""
+        places = self._traces(table, rows)
+        nothing = pa.repeat(pa.scalar([], SCHEMAS[table].field("masked").type), rows.num_rows)
+        clear = rows.set_column(rows.schema.get_field_index("masked"), SCHEMAS[table].field("masked"), nothing)
+        if not len(places):
+            return clear
+        masked = to_arrow(table, [self.row(table, row) for row in rows.take(places).to_pylist()])
+        order = np.arange(rows.num_rows)
+        order[places] = rows.num_rows + np.arange(len(places))
+        return pa.concat_tables([clear, masked]).take(order)
+
+    def _traces(self, table: str, rows: pa.Table) -> "np.ndarray[Any, Any]":
+        """The places of the rows with a trace of something; of all with a text where an operator's pattern looks."""
+        found = np.zeros(rows.num_rows, bool)
+        if not self.finders:
+            return np.flatnonzero(found)
+        known = self.finders.keys() <= patterns.TRACES.keys()
+        trace = "|".join(patterns.TRACES[kind] for kind in self.finders) if known else "(?s)."
+        for paths, pattern in ((_TEXTS[table], trace), (_JSON_TEXTS[table], f"{trace}|{_ESCAPE}")):
+            for path in paths:
+                column = rows[path.partition(".")[0]].combine_chunks()
+                texts, owners = _texts(column, path.split(".")[1:])
+                places = pc.indices_nonzero(pc.match_substring_regex(texts, pattern)).to_numpy()
+                found[places if owners is None else owners[places]] = True
+        return np.flatnonzero(found)
+
     def row(self, table: str, row: Row, *, counted: bool = True) -> Row:
         """The row with its texts masked, and `masked` saying what was found. Tables without texts stay as they are.
 
@@ -70,6 +115,23 @@ class Scrubber:
         for kind, count in found.items() if counted else ():
             metrics.MASKED.labels(table, kind).inc(count)
         return {**row, "masked": sorted(found.items())}
+
+
+def _texts(values: pa.Array, path: Sequence[str]) -> "tuple[pa.Array, np.ndarray[Any, Any] | None]":
+    """All texts at a path within a column, and in which row each is; none where each is in its own."""
+    owners = None
+    path = list(path)
+    while True:
+        if pa.types.is_map(values.type):
+            values = values.cast(pa.list_(pa.struct(list(values.type.field(0).type))))
+        if pa.types.is_list(values.type):
+            inner = pc.list_parent_indices(values).to_numpy()
+            owners = inner if owners is None else owners[inner]
+            values = values.flatten()
+        elif pa.types.is_struct(values.type):
+            values = pc.struct_field(values, path.pop(0))
+        else:
+            return values, owners
 
 
 def _masked(text: str, kind: str, spans: Iterator[Span], found: Counter[str], deadline: float) -> str:
