@@ -39,14 +39,18 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> bool:
     return stage.can_fill_a_disk(tmp_path_factory.mktemp("probe"))
 
 
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.timeout(600)
 def test_under_random_faults_nothing_is_lost_doubled_or_invented(
-    tmp_path: Path, broker: stage.Broker | None, disk: bool, seed: int
+    tmp_path: Path, broker: stage.Broker | None, disk: bool
 ) -> None:
-    outcome = stage.run(draw(seed, kafka=broker is not None, disk=disk), tmp_path / "run", broker, disk=disk)
-    assert not outcome.wrong, outcome
-    assert outcome.acknowledged > 0
+    outcomes: list[stage.Outcome] = []
+
+    def run(schedule: Schedule) -> None:
+        outcomes.append(stage.run(schedule, tmp_path / f"run-{schedule.seed}", broker, disk=disk))
+
+    stage.run_each([draw(seed, kafka=broker is not None, disk=disk) for seed in SEEDS], run)
+    assert [outcome for outcome in outcomes if outcome.wrong or not outcome.acknowledged] == []
+    assert len(outcomes) == len(SEEDS)
 
 
 def test_the_schedules_of_a_soak_reach_every_step_and_kind() -> None:

@@ -23,7 +23,7 @@ from rich.progress import Progress
 from attune.errors import FailedPrecondition
 from attune.eventlog.broker import fetch_jars, free_port
 from attune.rehearsal.soak import stage
-from attune.rehearsal.soak.schedule import draw
+from attune.rehearsal.soak.schedule import Schedule, draw
 
 
 def main() -> int:
@@ -42,12 +42,19 @@ def main() -> int:
         try:
             if options.seed is not None:
                 kept = Path(tempfile.mkdtemp(prefix=f"attune-soak-{options.seed}-"))
-                return 1 if _run(options.seed, kept, broker, disk, options.ledger) else 0
+                schedule = draw(options.seed, kafka=broker is not None, disk=disk)
+                return 1 if _run(schedule, kept, broker, disk, options.ledger) else 0
             done = _read(options.ledger)
+            todo = [seed for seed in range(1, options.seeds + 1) if seed not in done]
             with Progress(transient=True) as progress:
-                for seed in progress.track(range(1, options.seeds + 1), description="schedules"):
-                    if seed not in done:
-                        done[seed] = _run(seed, folder / f"run-{seed}", broker, disk, options.ledger)
+                task = progress.add_task("schedules", total=len(todo))
+
+                def run(schedule: Schedule) -> None:
+                    seed = schedule.seed
+                    done[seed] = _run(schedule, folder / f"run-{seed}", broker, disk, options.ledger)
+                    progress.advance(task)
+
+                stage.run_each([draw(seed, kafka=broker is not None, disk=disk) for seed in todo], run)
         finally:
             if broker is not None:
                 broker.kill()
@@ -64,12 +71,11 @@ def _broker(folder: Path) -> stage.Broker | None:
         return None
 
 
-def _run(seed: int, folder: Path, broker: stage.Broker | None, disk: bool, ledger: Path) -> bool:
+def _run(schedule: Schedule, folder: Path, broker: stage.Broker | None, disk: bool, ledger: Path) -> bool:
     """Whether something was wrong. The folder of a run that went well is removed."""
-    schedule = draw(seed, kafka=broker is not None, disk=disk)
     outcome = stage.run(schedule, folder, broker, disk=disk)
     line = {
-        "seed": seed,
+        "seed": schedule.seed,
         "kafka": schedule.kafka,
         "rival": schedule.rival,
         "faults": [str(fault) for fault in schedule.faults],
@@ -81,7 +87,7 @@ def _run(seed: int, folder: Path, broker: stage.Broker | None, disk: bool, ledge
     with ledger.open("a") as file:
         file.write(json.dumps(line) + "\n")
     if outcome.wrong:
-        print(f"seed {seed}: {'; '.join(outcome.wrong)}\n  {line['faults']}\n  what is left: {folder}")
+        print(f"seed {schedule.seed}: {'; '.join(outcome.wrong)}\n  {line['faults']}\n  what is left: {folder}")
     else:
         with suppress(OSError):
             shutil.rmtree(folder)

@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -79,6 +80,20 @@ def run(schedule: Schedule, folder: Path, broker: "Broker | None", *, disk: bool
         told = len(site.told.read_text().splitlines())
     struck = sum(site.struck(number).exists() for number in range(len(schedule.faults)))
     return Outcome(schedule, struck, told, time.monotonic() - begun, tuple(wrong))
+
+
+def run_each(schedules: Sequence[Schedule], run_one: Callable[[Schedule], object]) -> None:
+    """Those with Kafka one after another, for they share a broker, and the others beside them.
+
+    The first are run in this thread: a broker that a run starts again dies with the thread that started it.
+    """
+    with ThreadPoolExecutor(1) as beside:
+        others = [beside.submit(run_one, schedule) for schedule in schedules if not schedule.kafka]
+        for schedule in schedules:
+            if schedule.kafka:
+                run_one(schedule)
+        for other in others:
+            other.result()
 
 
 class Broker:
