@@ -1,6 +1,5 @@
 """The aggregator as a process."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -37,7 +36,6 @@ window_days = 3650
     )
     return subprocess.Popen(
         [sys.executable, "-m", "attune.aggregator.main", "--config", str(config)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
 

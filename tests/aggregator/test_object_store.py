@@ -1,7 +1,6 @@
 """The lake on a real S3 server, and on a bad way to it."""
 
 import contextlib
-import os
 import subprocess
 import sys
 import time
@@ -191,7 +190,6 @@ def test_the_aggregator_fills_it_and_builds_and_the_command_line_reads_it(tmp_pa
     config.write_text(toml(tmp_path, minio, url, minio.address))
     process = subprocess.Popen(
         [sys.executable, "-m", "attune.aggregator.main", "--config", str(config)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     try:
         with plant_on(tmp_path, minio, url=url) as plant:

@@ -1,18 +1,12 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from attune.trainer.tracking import stay_at_home
 
 stay_at_home()
 
 from tests.trainer.tiny import write_tiny_model  # noqa: E402
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _few_threads() -> None:
-    torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")

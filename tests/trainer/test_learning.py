@@ -68,6 +68,11 @@ class Laboratory:
 
 
 @pytest.fixture(scope="module")
+def base(laboratory: Laboratory) -> Measured:
+    return laboratory.measure(None)
+
+
+@pytest.fixture(scope="module")
 def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     bench = Bench.load()
     return Laboratory(
@@ -79,21 +84,20 @@ def refused_for(candidate: Candidate) -> set[str]:
     return {check.name for check in judge("p-000001", candidate.metrics, LIMITS, 0).checks if not check.passed}
 
 
-def test_false_claims_fall_and_skills_stay(laboratory: Laboratory) -> None:
-    before = laboratory.measure(None)
+def test_false_claims_fall_and_skills_stay(laboratory: Laboratory, base: Measured) -> None:
     candidate = laboratory.candidate(laboratory.thumbs, ARGUMENTS, "honest")
     after = laboratory.measure(candidate)
     assert refused_for(candidate) == set()
-    assert after.claims < before.claims - 0.1
-    for skill, share in before.skills.items():
+    assert after.claims < base.claims - 0.1
+    for skill, share in base.skills.items():
         assert after.skills[skill] > share - 0.04
-    assert sum(after.skills.values()) > sum(before.skills.values()) - 0.01 * len(before.skills)
+    assert sum(after.skills.values()) > sum(base.skills.values()) - 0.01 * len(base.skills)
 
 
-def test_shuffled_thumbs_teach_nothing(laboratory: Laboratory) -> None:
+def test_shuffled_thumbs_teach_nothing(laboratory: Laboratory, base: Measured) -> None:
     candidate = laboratory.candidate(shuffle_thumbs(laboratory.thumbs, 1), ARGUMENTS, "shuffled")
     if not refused_for(candidate):
-        assert abs(laboratory.measure(candidate).claims - laboratory.measure(None).claims) < 0.1
+        assert abs(laboratory.measure(candidate).claims - base.claims) < 0.1
 
 
 def test_displacement_is_refused(laboratory: Laboratory) -> None:

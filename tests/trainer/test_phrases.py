@@ -27,7 +27,6 @@ def decode(tokens):
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(3)
-    torch.set_num_threads(1)
     return Qwen2ForCausalLM(
         Qwen2Config(
             vocab_size=len(LETTERS),

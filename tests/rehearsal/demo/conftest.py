@@ -1,7 +1,6 @@
 from collections.abc import Sequence
 
 import pytest
-import torch
 from transformers import PreTrainedModel
 
 from attune.chat.messages import typed_messages
@@ -18,7 +17,6 @@ def demo_template() -> ChatTemplate:
 
 @pytest.fixture(scope="session")
 def demo_model() -> PreTrainedModel:
-    torch.set_num_threads(1)
     return load_base(MODEL, "float32")
 
 

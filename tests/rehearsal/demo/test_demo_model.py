@@ -59,7 +59,7 @@ def test_the_classifier_agrees_with_the_decisive_phrases_on_sampled_answers(demo
 
 def test_a_build_depends_on_the_seed_alone(tmp_path):
     for name in ("first", "second"):
-        build_demo_model(tmp_path / name, seed=5, seconds=0.4, progress=lambda line: None)
+        build_demo_model(tmp_path / name, seed=5, seconds=0.4, progress=lambda line: None, threads=1)
     for file in sorted((tmp_path / "first").iterdir()):
         assert file.read_bytes() == (tmp_path / "second" / file.name).read_bytes(), file.name
 
