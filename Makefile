@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(EXTRA)
 PROTOS := $(wildcard protos/attune/v1/*.proto)
 
+# What uv says, errors included, but for a line for each package.
+installed = set -o pipefail; uv pip install --python $(BIN)/python $(1) 2>&1 | { grep -v '^ [-+~] ' || true; }
+
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_OFFLINE := 1
 export VLLM_NO_USAGE_STATS := 1
@@ -23,9 +26,11 @@ $(STAMP): pyproject.toml requirements/$(EXTRA).txt
 	@echo "Setting up $(VENV) for $(EXTRA): about 5 GB on disk, some minutes the first time."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@command -v uv >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	uv pip install --python $(BIN)/python --compile-bytecode --no-deps -r requirements/$(EXTRA).txt
-	uv pip install --python $(BIN)/python --no-deps --editable .
+	@echo "Bringing the $$(grep -c == requirements/$(EXTRA).txt) packages of requirements/$(EXTRA).txt, then compiling them."
+	@$(call installed,--compile-bytecode --no-deps -r requirements/$(EXTRA).txt)
+	@$(call installed,--no-deps --editable .)
 	@rm -f $(VENV)/.installed-* && touch $@
+	@echo "$(VENV) is ready."
 
 demo: $(STAMP) ## Watch a small model learn from votes: serve, vote, train, swap, report
 	attune rehearse

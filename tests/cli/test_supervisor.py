@@ -181,6 +181,21 @@ def test_a_service_that_cannot_start_ends_the_start_with_its_last_words(start: S
     assert not processes(tmp_path)
 
 
+def test_a_trainer_that_cannot_start_is_said_and_the_ring_is_up_without_it(start: Start, tmp_path: Path) -> None:
+    order(tmp_path, "trainer", "fail")
+    supervisor = start()
+    until(lambda: "attune is up" in screen(tmp_path))
+    shown = screen(tmp_path)
+    assert "trainer does not start: it exited with 3 3 times" in shown
+    assert "trainer cannot find its model" in shown
+    assert "metrics of rollout" in shown
+    assert "metrics of trainer" not in shown
+    order(tmp_path, "trainer", "")
+    until(lambda: "trainer is ready" in screen(tmp_path))
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(30) == 0
+
+
 def test_a_port_that_is_taken_is_a_sentence_before_anything_starts(start: Start, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

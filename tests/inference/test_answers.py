@@ -3,6 +3,8 @@
 import asyncio
 import json
 import math
+import os
+import signal
 from pathlib import Path
 
 import grpc
@@ -10,6 +12,7 @@ import pytest
 
 from attune.access import Role
 from attune.chat.template import ChatTemplate
+from attune.errors import InvalidInput
 from attune.inference.engine import Engine
 from attune.inference.structured import Grammars
 from attune.settings import TenantSettings
@@ -173,13 +176,54 @@ async def test_a_caller_who_goes_away_does_not_end_the_process_that_tries_schema
     form = event_pb2.ResponseFormat(kind=event_pb2.ResponseFormat.KIND_JSON_SCHEMA, schema_json='{"type": "string"}')
     try:
         impatient = asyncio.create_task(grammars.prepare(form))
-        await eventually(lambda: grammars._pool is not None and grammars._pool._processes)
-        assert grammars._pool is not None
-        begun = list(grammars._pool._processes)
+        await eventually(lambda: begun_processes(grammars))
+        begun = begun_processes(grammars)
         impatient.cancel()
         await asyncio.gather(impatient, return_exceptions=True)
         assert await grammars.prepare(form)
-        assert list(grammars._pool._processes) == begun
+        assert begun_processes(grammars) == begun
+    finally:
+        grammars.close()
+
+
+def begun_processes(grammars: Grammars) -> list[int]:
+    return [pid for compiler in grammars._compilers for pid in compiler.pids]
+
+
+async def test_a_schema_that_takes_long_does_not_hold_up_others(demo_model: Path) -> None:
+    def form(schema: str) -> event_pb2.ResponseFormat:
+        return event_pb2.ResponseFormat(kind=event_pb2.ResponseFormat.KIND_JSON_SCHEMA, schema_json=schema)
+
+    grammars = Grammars(demo_model, compile_seconds=300)
+    try:
+        assert await grammars.prepare(form('{"type": "string"}'))
+        (slow,) = begun_processes(grammars)
+        # A process that does not go on is one that compiles for as long as it may.
+        os.kill(slow, signal.SIGSTOP)
+        held_up = asyncio.create_task(grammars.prepare(form('{"type": "number"}')))
+        others = [grammars.prepare(form(f'{{"const": {number}}}')) for number in range(5)]
+        assert all(await asyncio.gather(*others))
+        assert not held_up.done()
+        assert len(begun_processes(grammars)) == 2
+        os.kill(slow, signal.SIGCONT)
+        assert await held_up
+    finally:
+        grammars.close()
+
+
+async def test_a_schema_that_takes_too_long_is_refused_and_the_next_one_is_tried(demo_model: Path) -> None:
+    grammars = Grammars(demo_model, compile_seconds=2)
+    form = event_pb2.ResponseFormat(kind=event_pb2.ResponseFormat.KIND_JSON_SCHEMA, schema_json='{"type": "string"}')
+    other = event_pb2.ResponseFormat(kind=event_pb2.ResponseFormat.KIND_JSON_SCHEMA, schema_json='{"type": "number"}')
+    try:
+        assert await grammars.prepare(form)
+        (slow,) = begun_processes(grammars)
+        os.kill(slow, signal.SIGSTOP)
+        with pytest.raises(InvalidInput, match="in 2 s"):
+            await grammars.prepare(other)
+        assert slow not in begun_processes(grammars)
+        grammars._compile_seconds = 60
+        assert await grammars.prepare(other)
     finally:
         grammars.close()
 

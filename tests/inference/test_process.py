@@ -52,7 +52,8 @@ class Service:
 
 
 @contextlib.asynccontextmanager
-async def started(data: Path, **environment: str) -> AsyncIterator[Service]:
+async def launched(data: Path, **environment: str) -> AsyncIterator[subprocess.Popen[bytes]]:
+    """The process, which may not be up yet."""
     process = subprocess.Popen(  # noqa: ASYNC220 - it only forks
         [sys.executable, "-m", "attune.inference.main"],
         env={
@@ -65,6 +66,16 @@ async def started(data: Path, **environment: str) -> AsyncIterator[Service]:
         },
     )
     try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+@contextlib.asynccontextmanager
+async def started(data: Path, **environment: str) -> AsyncIterator[Service]:
+    async with launched(data, **environment) as process:
         deadline = time.monotonic() + START_SECONDS
         while not (data / "run" / "inference.json").exists():
             assert process.poll() is None, "it ended before it was up"
@@ -74,10 +85,14 @@ async def started(data: Path, **environment: str) -> AsyncIterator[Service]:
         async with keyed_channel(f"127.0.0.1:{port}", local_api_key(data)) as channel:
             stub = chat_pb2_grpc.ChatServiceStub(channel)
             yield Service(data, process, channel, stub, health_pb2_grpc.HealthStub(channel))
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+
+
+def name_of(process: psutil.Process) -> str:
+    """Its command line; nothing of one that has gone."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 async def last(call: Any) -> Any:
@@ -118,6 +133,22 @@ async def test_sigterm_lets_running_streams_finish_and_refuses_new_calls(tmp_pat
         logged = [event.finish_reason for event in service.responses()]
         assert logged.count(event_pb2.FINISH_REASON_ABORTED) == 0
         assert len(logged) == 48
+
+
+@pytest.mark.timeout(600)
+async def test_sigterm_while_the_engine_starts_ends_at_once_and_leaves_nothing(tmp_path: Path) -> None:
+    async with launched(tmp_path) as process:
+        deadline = time.monotonic() + START_SECONDS
+        engine: list[psutil.Process] = []
+        while not any("EngineCore" in name_of(child) for child in engine):
+            assert process.poll() is None, "it ended before its engine was there"
+            assert time.monotonic() < deadline, "no engine was started in time"
+            await asyncio.sleep(0.02)
+            engine = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait, 5) == 0
+        await all_gone(engine, 5)
+        assert not (tmp_path / "run" / "inference.json").exists()
 
 
 @pytest.mark.timeout(600)

@@ -69,3 +69,17 @@ async def test_without_a_terminal_every_event_is_one_line() -> None:
         "[    1 s] the ring starts",
         "[    2 s] p-000001 was refused: [recall] fell by 5 points, which is more than it may by far",
     ]
+
+
+def test_a_training_that_nobody_looks_at_any_more_shows_no_bar() -> None:
+    journal = sample_journal()
+    assert "step 31 of 51" in drawn(journal)
+    journal.leave_ring()
+    assert "step 31 of 51" not in drawn(journal)
+    assert "31/51" not in drawn(journal)
+
+
+def drawn(journal: Journal) -> str:
+    console = Console(file=io.StringIO(), width=100, height=30, record=True)
+    console.print(picture(journal, 100, 100, 30))
+    return console.export_text()

@@ -13,7 +13,8 @@ def rehearse(
     *,
     seed: Annotated[int, typer.Option(min=0, help="Of what users ask, and of which thumbs are wrong.")] = 1,
     seconds: Annotated[
-        float, typer.Option(min=120, help="Time for all of it; users stop voting a minute before.")
+        float,
+        typer.Option(min=120, help="Time for all of it, and up to as much again while what is needed is on its way."),
     ] = 420,
     shuffle_thumbs: Annotated[
         bool, typer.Option("--shuffle-thumbs", help="Thumbs say nothing about the answer; nothing may be learned.")

@@ -38,6 +38,8 @@ _LOOK_SECONDS = 1.0
 _SAY_SECONDS = 10.0
 _LEFTOVER_SECONDS = 10.0
 _STARTS_THAT_MAY_FAIL = 3
+# Nobody who chats waits for it: its store of curves may be damaged, or its disk full.
+_OTHERS_GO_ON_WITHOUT = "trainer"
 _FULL_BYTES = 1 << 20
 _STARTING = {"inference": "loading the model, 15 to 60 s"}
 _MODULE = {"broker": "attune.eventlog.broker"}
@@ -79,7 +81,7 @@ def up(settings: Settings, services: Sequence[Service], environment: Mapping[str
                 _say_start(settings, personas, console)
                 _say_unapplied(settings, unapplied(settings, known), console)
                 if _wait_until_ready(supervisor, watched, settings, stopping, console):
-                    endpoints = {each.name: each.endpoints for each in watched}
+                    endpoints = {each.name: each.endpoints for each in watched if each.ready}
                     _say_places(places(settings, personas, endpoints, show_key=console.is_terminal), console)
                     _keep(supervisor, watched, settings, stopping, console)
             finally:
@@ -164,7 +166,10 @@ def _wait_until_ready(
     stopping: threading.Event,
     console: Console,
 ) -> bool:
-    """False when it is to stop before; raises Unavailable when a service keeps failing or takes too long."""
+    """False when it is to stop before; raises Unavailable when a service keeps failing or takes too long.
+
+    A trainer that keeps failing is said, and the ring is up without it.
+    """
     began = time.monotonic()
     said_at = began
     waiting = {each.name for each in watched}
@@ -175,10 +180,15 @@ def _wait_until_ready(
             for event in supervisor.tick():
                 _say(event, supervisor, console)
                 if isinstance(event, Exited) and event.failures >= _STARTS_THAT_MAY_FAIL:
-                    raise Unavailable(
+                    words = (
                         f"{event.service} does not start: it {event.how} {event.failures} times; "
                         f"{_last_words(supervisor.log(event.service))}"
                     )
+                    if event.service != _OTHERS_GO_ON_WITHOUT:
+                        raise Unavailable(words)
+                    if event.service in waiting:
+                        waiting.remove(event.service)
+                        _line(console, f"[red]{escape(words)}[/]; the others go on, and it is tried again")
             now = time.monotonic()
             for each in [each for each in watched if each.name in waiting]:
                 each.look(settings.data, supervisor.pid(each.name), now)
@@ -223,10 +233,11 @@ def places(
         return addresses.join(getattr(settings, service).host, endpoints[service]["grpc"])
 
     scheme = "http" if settings.tls.certificate is None else "https"
-    pages = [
-        f"{scheme}://{addresses.join(getattr(settings, service).host, endpoints[service]['metrics'])}/metrics"
+    pages = {
+        service: f"{scheme}://{addresses.join(getattr(settings, service).host, endpoints[service]['metrics'])}/metrics"
         for service in services_of(settings)
-    ]
+        if service in endpoints
+    }
     chat = "attune chat"
     if settings.data != Path("attune-data").absolute():
         chat += f" --data {shlex.quote(str(settings.data))}"
@@ -240,7 +251,7 @@ def places(
         ("personas", ", ".join([f"{personas[0]} (default)", *personas[1:]])),
         ("receipts", f"{grpc('aggregator')} (gRPC)"),
         ("policies", f"{grpc('rollout')} (gRPC)"),
-        *((f"metrics of {service}", page) for service, page in zip(services_of(settings), pages, strict=True)),
+        *((f"metrics of {service}", page) for service, page in pages.items()),
         *((("event log", f"Kafka at {', '.join(settings.kafka.servers)}"),) if settings.kafka.servers else ()),
         ("training runs", f"mlflow ui --backend-store-uri {shlex.quote(_without_credentials(settings.mlflow_uri))}"),
         ("data", str(settings.data)),

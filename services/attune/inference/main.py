@@ -2,8 +2,10 @@
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import logging
+import os
 import signal
 import sys
 import time
@@ -11,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import grpc
+import psutil
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
@@ -59,6 +62,7 @@ _FEEDBACK = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"].full_nam
 
 _IMPORT = feedback_pb2.DESCRIPTOR.services_by_name["ImportService"].full_name
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _GC_OBJECTS = 20_000
 _WARM_UP_SECONDS = 300.0
 _CLOSE_SECONDS = 2.0
@@ -69,6 +73,8 @@ def main() -> int:
     arguments = argparse.ArgumentParser(prog="attune.inference", description="The inference service.")
     arguments.add_argument("--config", type=Path, help="TOML file; defaults and the environment without it.")
     die_with_parent()
+    for number in _SIGNALS:
+        signal.signal(number, _end_at_once)
     try:
         settings = load_settings(arguments.parse_args().config)
         configure_logging("inference", settings.log_level)
@@ -83,7 +89,6 @@ async def serve(settings: Settings, *, ignore_end: bool = False) -> int:
 
     With `ignore_end` answers go on to max_tokens: for measuring.
     """
-    stopping = _signalled()
     inference = settings.inference
     personas = Personas.open(settings.data, settings.personas_folder, settings.default_persona)
     keys = Keys.load_or_create(settings.data / "keys")
@@ -168,6 +173,7 @@ async def serve(settings: Settings, *, ignore_end: bool = False) -> int:
             )
             await service.warm_up()
             leave_cores(engine.cpu_threads)
+            stopping = _signalled()
             await service.open()
             write_endpoints(
                 settings.data, "inference", grpc=grpc_port, http=listening.getsockname()[1], metrics=metrics_port
@@ -285,9 +291,17 @@ class InferenceServer:
 def _signalled() -> asyncio.Event:
     """Set by SIGTERM or SIGINT."""
     signalled = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, signalled.set)
     return signalled
+
+
+def _end_at_once(_number: int, _frame: object) -> None:
+    """Until all has started: vLLM holds the event loop for as long as that takes, and nothing is promised yet."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+    os._exit(0)
 
 
 def _engine_options(settings: Settings) -> EngineOptions:

@@ -5,7 +5,7 @@ Times are seconds since the rehearsal began, by its own clock. Nothing here does
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from attune.rehearsal.figures import Moment, Proportion, Training
 
@@ -207,6 +207,10 @@ class Journal:
             if state.cycles.get(outcome, 0) > before.cycles.get(outcome, 0):
                 meaning = "little is left to learn" if outcome == "skipped" else "see the trainer's log"
                 self.tell(at, f"the trainer's cycle was {outcome}: {meaning}")
+
+    def leave_ring(self) -> None:
+        """Nobody looks at the ring any more: what it was doing last is not what it does."""
+        self.ring = replace(self.ring, training_state="", training_step=0, training_steps=0, new_feedback=0)
 
     def note_verdict(self, at: float, verdict: Verdict) -> None:
         if verdict.policy_id in self.verdicts:

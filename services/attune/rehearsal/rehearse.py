@@ -25,6 +25,7 @@ from attune.registry.policies import PolicyManifest
 from attune.rehearsal import collect, report
 from attune.rehearsal.demo.dialogues import CONCIERGE, TUTOR
 from attune.rehearsal.demo.prompts import user_prompts
+from attune.rehearsal.enough import on_the_way, still_missing
 from attune.rehearsal.exact import apart, claim_probabilities
 from attune.rehearsal.expectations import all_met, judge
 from attune.rehearsal.figures import ClaimProbability, Figures, TutorFigures, VerdictFigures
@@ -56,12 +57,9 @@ WRONG_THUMBS = 0.2
 _AFTER_SECONDS = 60.0
 _START_SECONDS = 180.0
 _TICK_SECONDS = 0.25
+# So many times as long as planned, at most, while what is needed is still on its way.
+_LONGER = 2
 _LAKE_SECONDS = 30.0
-_POLICIES_WANTED = 2
-_POLICIES_AT_MOST = 3
-_VOTES_ON_LAST = 100
-_ERRANDS_ON_LAST = 50
-_LITTLE_LEFT = 0.08
 _ANSWERS_SHOWN = 8
 _EXACT_THREADS = 2  # more only wait for each other on so small a model
 _MEASURED_AGAIN = 2
@@ -224,6 +222,7 @@ class Rehearsal:
         finally:
             stopping.set()
             await watching
+            self.journal.leave_ring()
 
     async def _talk(self, own: OwnRing | None, client: AsyncClient) -> None:
         """Lets users talk and vote until enough has been learned, or the time is up."""
@@ -245,10 +244,10 @@ class Rehearsal:
         async with asyncio.TaskGroup() as group:
             group.create_task(crowd.run())
             try:
-                while self.now() < self._plan.seconds - _AFTER_SECONDS:
+                while self._has_time():
                     if own is not None:
                         own.check()
-                    missing = self._missing()
+                    missing = still_missing(self.journal, shuffled=self._plan.shuffle_thumbs)
                     if not missing:
                         break
                     self.journal.waiting_for = missing
@@ -258,22 +257,21 @@ class Rehearsal:
             finally:
                 crowd.stop()
 
-    def _missing(self) -> str:
-        """What is still waited for, in words; empty when users have voted enough."""
-        journal = self.journal
-        if self._plan.shuffle_thumbs:
-            seen = len(journal.verdicts) + journal.ring.cycles.get("skipped", 0)
-            return "" if seen >= _POLICIES_WANTED else f"candidate {seen + 1} to meet the gate"
-        swapped = [policy_id for policy_id, _, _ in journal.swaps()]
-        if len(swapped) < _POLICIES_WANTED:
-            return f"policy {len(swapped) + 1} to be swapped in"
-        last = journal.tallies.get(swapped[-1])
-        if last is None or last.votes < _VOTES_ON_LAST or last.errands < _ERRANDS_ON_LAST:
-            return f"votes on {swapped[-1]}"
-        learned = last.claimed.share <= _LITTLE_LEFT or journal.ring.cycles.get("skipped", 0) > 0
-        if learned or len(swapped) >= _POLICIES_AT_MOST:
-            return ""
-        return f"policy {len(swapped) + 1}: {last.claimed.share:.0%} of users' errands are still claimed"
+    def _has_time(self) -> bool:
+        """Until users are to stop: later where the machine is slow and the policies are still on their way."""
+        if self.now() < self.journal.budget_seconds - _AFTER_SECONDS:
+            return True
+        if self.journal.budget_seconds > self._plan.seconds or not on_the_way(
+            self.journal, shuffled=self._plan.shuffle_thumbs
+        ):
+            return False
+        self.journal.budget_seconds = self._plan.seconds * _LONGER
+        self.journal.tell(
+            self.now(),
+            f"a slow machine: {self.journal.waiting_for} is still on its way, and gets up to "
+            f"{self.journal.budget_seconds - self._plan.seconds:.0f} s more",
+        )
+        return True
 
     async def _compare_tutor(self, before: Measurement, after: Measurement) -> TutorFigures:
         """Compares the other persona's tokens, once the lake holds them."""
