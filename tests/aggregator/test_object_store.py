@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from attune.aggregator.ingest import Ingest
 from attune.cli.main import app
-from attune.errors import AttuneError, DataLoss, Unavailable
+from attune.errors import AttuneError, DataLoss, FailedPrecondition, Unavailable
 from attune.eventlog import FEEDBACK, RESPONSES
 from attune.lake.audit import audit
 from attune.lake.damage import check_undamaged, leave_out_damage
@@ -23,6 +23,7 @@ from attune.lake.dataset import list_datasets
 from attune.lake.delta import Conflict, LakeTable
 from attune.lake.lake import Lake
 from attune.lake.place import ObjectStore
+from attune.lake.spark import open_spark_snapshot
 from attune.lake.upkeep import optimize
 from tests.aggregator.plant import Plant, ids_of
 from tests.eventlog.waiting import eventually
@@ -206,6 +207,14 @@ def test_the_aggregator_fills_it_and_builds_and_the_command_line_reads_it(tmp_pa
         process.terminate()
         assert process.wait(30) == 0
     assert not (tmp_path / "lake").exists()
+
+
+def test_spark_refuses_it_before_it_starts_and_says_what_to_do() -> None:
+    refused = (
+        r"Spark reads lakes in folders, and this one is in an object store, s3://b/lake: build with --engine duckdb"
+    )
+    with pytest.raises(FailedPrecondition, match=refused), open_spark_snapshot(ObjectStore("s3://b/lake")):
+        pass
 
 
 def test_an_address_is_joined_and_named_like_a_folder() -> None:

@@ -7,9 +7,11 @@ import pytest
 
 from attune.errors import NotFound
 from attune.eventlog import FEEDBACK, RESPONSES, SqliteLog
+from attune.eventlog.broker import LocalBroker
 from attune.eventlog.follower import MOST_RECORDS, Follower, SpoolFollower
 from attune.eventlog.kafka_follower import KafkaFollower
 from attune.eventlog.producer import Message, Producer
+from attune.eventlog.topics import TopicRules, create_topics, describe_topics
 from tests.brokers import cluster_on
 from tests.eventlog.waiting import eventually
 
@@ -101,6 +103,38 @@ def test_a_log_that_is_made_anew_is_followed_from_its_beginning(tmp_path: Path) 
     assert [record.payload for record in follower.look().records] == [b"new"]
     follower.close()
     spool.close()
+
+
+def test_a_topic_that_is_made_anew_and_a_partition_that_is_added_are_followed_from_their_beginning(
+    broker: LocalBroker,
+) -> None:
+    cluster = cluster_on(broker)
+    ours = [cluster.topic(topic) for topic in (RESPONSES, FEEDBACK)]
+
+    def produce(topic: str, *payloads: bytes) -> None:
+        producer = Producer(cluster)
+        assert producer.send([Message(cluster.topic(topic), each, each) for each in payloads]) == [None] * len(payloads)
+        producer.close()
+
+    produce(RESPONSES, *[b"before"] * 3)
+    follower, admin = KafkaFollower(cluster), cluster.admin()
+    produce(RESPONSES, b"old")
+    assert take(follower, 1) == [(RESPONSES, b"old")]
+    admin.delete_topics(ours)
+    eventually(lambda: not set(ours) & set(admin.list_topics()))
+    assert follower.look().records == []
+    create_topics(cluster, TopicRules(1, None, 1, 1))
+    payloads = [b"new %d" % number for number in range(9)]
+    produce(RESPONSES, *payloads)
+    assert take(follower, 9) == [(RESPONSES, payload) for payload in payloads]
+    admin.create_partitions({ours[1]: 4})
+    votes = [b"vote %d" % number for number in range(40)]
+    eventually(lambda: {topic.partitions for topic in describe_topics(cluster) if topic.name == ours[1]} == {4})
+    produce(FEEDBACK, *votes)
+    assert sorted(take(follower, 40)) == sorted((FEEDBACK, vote) for vote in votes)
+    assert follower.look().records == []
+    admin.close()
+    follower.close()
 
 
 def test_where_no_log_is_nothing_can_be_followed(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
@@ -213,24 +214,51 @@ class Difference:
 
 
 def difference(first: Dataset, second: Dataset) -> Difference:
-    """By example_id; `moved` went to the other split. Raises DataLoss."""
-    before, after = _examples(first), _examples(second)
-    both = before.keys() & after.keys()
-    changed = [sum(before[one][at] != after[one][at] for one in both) for at in range(3)]
+    """By example_id; `moved` went to the other split. Holds a file of each at a time. Raises DataLoss."""
+    count: Counter[str] = Counter()
+    for before, after in _side_by_side(_examples(first), _examples(second)):
+        if before is None or after is None:
+            count["added" if before is None else "removed"] += 1
+            continue
+        count["kept"] += 1
+        count["relabelled"] += before.label != after.label
+        count["reweighted"] += before.weight != after.weight
+        count["moved"] += before.split != after.split
     definitions = [_definition(dataset.manifest) for dataset in (first, second)]
     return Difference(
         {name: (old, definitions[1][name]) for name, old in definitions[0].items() if old != definitions[1][name]},
-        len(after) - len(both),
-        len(before) - len(both),
-        len(both),
-        *changed,
+        **{name: count[name] for name in ("added", "removed", "kept", "relabelled", "reweighted", "moved")},
     )
 
 
-def _examples(dataset: Dataset) -> dict[str, tuple[str, float, str]]:
-    columns = ["example_id", "label", "weight", "split"]
-    rows = (zip(*(part[name].to_pylist() for name in columns), strict=True) for part in dataset.files(columns))
-    return {example: (label, weight, split) for part in rows for example, label, weight, split in part}
+class _Example(NamedTuple):
+    example_id: str
+    label: str
+    weight: float
+    split: str
+
+
+def _examples(dataset: Dataset) -> Iterator[_Example]:
+    """In the order of their ids, as they lie in the files."""
+    for part in dataset.files(list(_Example._fields)):
+        yield from map(_Example, *(part[name].to_pylist() for name in _Example._fields))
+
+
+def _side_by_side(
+    first: Iterator[_Example], second: Iterator[_Example]
+) -> Iterator[tuple[_Example | None, _Example | None]]:
+    """Each id once, with what either has of it; both come in the order of their ids."""
+    before, after = next(first, None), next(second, None)
+    while before or after:
+        if after is None or (before is not None and before.example_id < after.example_id):
+            yield before, None
+            before = next(first, None)
+        elif before is None or after.example_id < before.example_id:
+            yield None, after
+            after = next(second, None)
+        else:
+            yield before, after
+            before, after = next(first, None), next(second, None)
 
 
 def _definition(manifest: Manifest) -> dict[str, str]:

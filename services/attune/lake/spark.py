@@ -95,7 +95,9 @@ def open_spark_snapshot(place: Place, threads: int = 2, memory_mib: int = 1024) 
     Raises NotFound without a lake, FailedPrecondition, with what to install, where Spark cannot run.
     """
     if not isinstance(place, Path):
-        raise FailedPrecondition(f"Spark reads a lake in a folder, not yet {place}; {_OTHERWISE}")
+        raise FailedPrecondition(
+            f"Spark reads lakes in folders, and this one is in an object store, {place}: {_OTHERWISE}"
+        )
     handles = newest_handles(place)
     versions = {name: int(handle.version()) for name, handle in handles.items()}
     with contextlib.ExitStack() as stack:
