@@ -8,6 +8,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from attune.chat.words import AUTHORS, FINISH_REASONS, IMPLICIT_SIGNALS, ROLES, SOURCES, THUMBS
 from attune.lake.lake import Lake
 from attune.lake.place import Place
 from attune.lake.snapshot import Snapshot, open_snapshot
@@ -80,15 +81,13 @@ def _record(answers: Sequence[Row], left_out: "Counter[str]") -> dataset_pb2.Exp
         messages=[_message(message) for message in first["messages"]],
         tools=[event_pb2.Tool(**tool) for tool in first["tools"] or ()],
         answers=[_answer(row) for row in answers],
-        source=event_pb2.Source.Value(f"SOURCE_{first['source'].upper()}"),
+        source=SOURCES[first["source"]],
         conversation_id=first["conversation_id"],
         end_user=first["end_user"],
         consent=event_pb2.Consent(store=first["consent_store"], train=first["consent_train"]),
         metadata=dict(first["metadata"] or ()),
         created_unix_ms=first["began"],
-        finish_reasons=[
-            event_pb2.FinishReason.Value(f"FINISH_REASON_{row['finish_reason'].upper()}") for row in answers
-        ],
+        finish_reasons=[FINISH_REASONS[row["finish_reason"]] for row in answers],
     )
     places = {row["response_id"]: place for place, row in enumerate(answers)}
     for row in answers:
@@ -116,7 +115,7 @@ def _feedback(said: Row, answers: Sequence[int], ranks: Sequence[int]) -> datase
         answers=answers,
         ranks=ranks,
         end_user=said["end_user"],
-        author=event_pb2.Author.Value(f"AUTHOR_{said['author'].upper()}"),
+        author=AUTHORS[said["author"]],
         comment=said["comment"],
         tags=said["tags"],
         guideline_version=said["guideline_version"],
@@ -125,7 +124,7 @@ def _feedback(said: Row, answers: Sequence[int], ranks: Sequence[int]) -> datase
     )
     match said["kind"]:
         case "thumb":
-            feedback.thumb = event_pb2.Thumb.Value(f"THUMB_{said['thumb'].upper()}")
+            feedback.thumb = THUMBS[said["thumb"]]
         case "rating":
             feedback.rating = said["rating"]
         case "ranking":
@@ -138,7 +137,7 @@ def _feedback(said: Row, answers: Sequence[int], ranks: Sequence[int]) -> datase
             value = {"flag": said["outcome_flag"], "number": said["outcome_number"]}
             feedback.outcome.CopyFrom(event_pb2.Outcome(name=said["name"], **_given(value)))
         case "implicit":
-            feedback.implicit = event_pb2.ImplicitSignal.Value(f"IMPLICIT_SIGNAL_{said['name'].upper()}")
+            feedback.implicit = IMPLICIT_SIGNALS[said["name"]]
         case "remark":
             feedback.remark.SetInParent()
     return feedback
@@ -155,7 +154,7 @@ def _answer(row: Row) -> event_pb2.Message:
 
 def _message(message: Row) -> event_pb2.Message:
     return event_pb2.Message(
-        role=event_pb2.Role.Value(f"ROLE_{message['role'].upper()}"),
+        role=ROLES[message["role"]],
         content=message["content"],
         tool_calls=_calls(message["tool_calls"]),
         tool_call_id=message["tool_call_id"] or "",

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from attune.chat.words import ROLES
 from attune.errors import InvalidInput
 from attune.v1 import event_pb2
 
@@ -12,14 +13,6 @@ MAX_CALLS = 32
 MAX_CALL_ID_CHARACTERS = 128
 MAX_NAME_CHARACTERS = 64
 MAX_ARGUMENTS_CHARACTERS = 32_768
-
-_ROLES = {
-    "system": event_pb2.ROLE_SYSTEM,
-    "user": event_pb2.ROLE_USER,
-    "assistant": event_pb2.ROLE_ASSISTANT,
-    "tool": event_pb2.ROLE_TOOL,
-}
-_NAMES = {role: name for name, role in _ROLES.items()}
 
 
 def check_messages(messages: Sequence[event_pb2.Message]) -> None:
@@ -35,7 +28,7 @@ def check_messages(messages: Sequence[event_pb2.Message]) -> None:
     callable_ids: set[str] = set()
     for index, message in enumerate(messages):
         field = f"messages[{index}]"
-        name = _NAMES.get(message.role)
+        name = ROLES.of.get(message.role)
         if name is None:
             raise InvalidInput(
                 f"{field} has the role {_shown(message.role)}; it takes system, user, assistant or tool",
@@ -64,7 +57,7 @@ def check_messages(messages: Sequence[event_pb2.Message]) -> None:
     if messages[-1].role not in (event_pb2.ROLE_USER, event_pb2.ROLE_TOOL):
         last = len(messages) - 1
         raise InvalidInput(
-            f"the last message is from the {_NAMES[messages[-1].role]}; it must be from the user or a tool",
+            f"the last message is from the {ROLES.of[messages[-1].role]}; it must be from the user or a tool",
             field=f"messages[{last}].role",
         )
 
@@ -103,7 +96,7 @@ def plain_messages(messages: Iterable[event_pb2.Message]) -> list[dict[str, Any]
 
 
 def _plain(message: event_pb2.Message) -> dict[str, Any]:
-    plain: dict[str, Any] = {"role": _NAMES[message.role], "content": message.content}
+    plain: dict[str, Any] = {"role": ROLES.of[message.role], "content": message.content}
     if message.tool_calls:
         plain["tool_calls"] = [
             {
@@ -134,7 +127,7 @@ def typed_messages(messages: Iterable[Mapping[str, Any]]) -> list[event_pb2.Mess
     """The inverse of plain_messages; raises InvalidInput for a role that is not known."""
     typed = []
     for index, message in enumerate(messages):
-        role = _ROLES.get(message["role"])
+        role = ROLES.get(message["role"])
         if role is None:
             raise InvalidInput(f"messages[{index}] has an unknown role", field=f"messages[{index}].role")
         calls = []

@@ -8,11 +8,10 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from attune.client.request import ROLES
+from attune.chat.words import AUTHORS, FINISH_REASONS, IMPLICIT_SIGNALS, ROLES, SOURCES, THUMBS
 from attune.errors import InvalidInput
 from attune.v1 import dataset_pb2, event_pb2
 
-_ROLES = {number: name for name, number in ROLES.items()}
 _SIDES = {event_pb2.ROLE_USER: "Human", event_pb2.ROLE_ASSISTANT: "Assistant"}
 _MARKERS = tuple(f"\n\n{side}:" for side in _SIDES.values())
 
@@ -32,7 +31,7 @@ def _attune(record: dataset_pb2.ExportedRecord) -> Iterator[dict[str, Any]]:
         tools=[_filled(name=one.name, description=one.description, parameters=_json(one)) for one in record.tools],
         answers=[_answer(answer) for answer in record.answers],
         feedback=[_feedback(one) for one in record.feedback],
-        source=_word(event_pb2.Source.Name(record.source), "SOURCE_"),
+        source=SOURCES.of[record.source],
         conversation_id=record.conversation_id,
         end_user_id=record.end_user,
         consent=consent,
@@ -68,7 +67,7 @@ def _ultrafeedback(record: dataset_pb2.ExportedRecord) -> Iterator[dict[str, Any
 
 def _openai_stored(record: dataset_pb2.ExportedRecord) -> Iterator[dict[str, Any]]:
     """A stored chat completion with its messages; of feedback it has no place."""
-    reasons = [_word(event_pb2.FinishReason.Name(reason), "FINISH_REASON_") for reason in record.finish_reasons]
+    reasons = [FINISH_REASONS.of[reason] for reason in record.finish_reasons]
     yield _filled(
         id=record.import_id,
         object="chat.completion",
@@ -115,7 +114,7 @@ def _plain(message: event_pb2.Message) -> str:
 
 
 def _message(message: event_pb2.Message) -> dict[str, Any]:
-    return {"role": _ROLES[message.role], **_answer(message), **_filled(tool_call_id=message.tool_call_id)}
+    return {"role": ROLES.of[message.role], **_answer(message), **_filled(tool_call_id=message.tool_call_id)}
 
 
 def _answer(message: event_pb2.Message) -> dict[str, Any]:
@@ -136,7 +135,7 @@ def _feedback(said: dataset_pb2.ExportedFeedback) -> dict[str, Any]:
         **_signal(said),
         **_filled(
             end_user_id=said.end_user,
-            author=_word(event_pb2.Author.Name(said.author), "AUTHOR_"),
+            author=AUTHORS.of[said.author],
             comment=said.comment,
             tags=list(said.tags),
             guideline_version=said.guideline_version,
@@ -164,18 +163,14 @@ def _outcome(said: dataset_pb2.ExportedFeedback) -> dict[str, Any]:
 
 _NAMES = {"ranking": "ranks"}
 _SIGNALS: dict[str, Callable[[dataset_pb2.ExportedFeedback], Any]] = {
-    "thumb": lambda said: _word(event_pb2.Thumb.Name(said.thumb), "THUMB_"),
+    "thumb": lambda said: THUMBS.of[said.thumb],
     "rating": lambda said: said.rating,
     "ranking": lambda said: list(said.ranks),
     "correction": lambda said: said.correction.text,
     "annotation": _annotation,
     "outcome": _outcome,
-    "implicit": lambda said: _word(event_pb2.ImplicitSignal.Name(said.implicit), "IMPLICIT_SIGNAL_"),
+    "implicit": lambda said: IMPLICIT_SIGNALS.of[said.implicit],
 }
-
-
-def _word(name: str, prefix: str) -> str:
-    return name.removeprefix(prefix).lower()
 
 
 def _filled(**fields: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attune.client.request import ROLES
+from attune.chat.words import ROLES
 from attune.client.said import Said, ranking, read_said, short_forms
 from attune.errors import InvalidInput
 from attune.v1 import event_pb2, feedback_pb2

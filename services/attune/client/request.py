@@ -5,15 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, TypeVar
 from uuid import uuid4
 
+from attune.chat.words import ROLES
 from attune.errors import InvalidInput
 from attune.v1 import chat_pb2, event_pb2, feedback_pb2
-
-ROLES: "dict[str, event_pb2.Role.ValueType]" = {
-    "system": event_pb2.ROLE_SYSTEM,
-    "user": event_pb2.ROLE_USER,
-    "assistant": event_pb2.ROLE_ASSISTANT,
-    "tool": event_pb2.ROLE_TOOL,
-}
 
 Messages = str | Sequence[Mapping[str, Any]]
 """One user message, or the conversation so far as `{"role": ..., "content": ...}`, the last one the user's or a tool's.

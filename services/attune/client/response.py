@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
+from attune.chat.words import IMPLICIT_SIGNALS
 from attune.client.request import signal_request
 from attune.v1 import chat_pb2, event_pb2, feedback_pb2
 
@@ -15,12 +16,6 @@ FINISH_REASONS: "dict[event_pb2.FinishReason.ValueType, FinishReason]" = {
     event_pb2.FINISH_REASON_LENGTH: "length",
     event_pb2.FINISH_REASON_ABORTED: "aborted",
     event_pb2.FINISH_REASON_TOOL_CALLS: "tool_calls",
-}
-_IMPLICIT: "dict[Implicit, event_pb2.ImplicitSignal.ValueType]" = {
-    "regenerated": event_pb2.IMPLICIT_SIGNAL_REGENERATED,
-    "copied": event_pb2.IMPLICIT_SIGNAL_COPIED,
-    "edited": event_pb2.IMPLICIT_SIGNAL_EDITED,
-    "abandoned": event_pb2.IMPLICIT_SIGNAL_ABANDONED,
 }
 
 _Id = TypeVar("_Id")
@@ -107,7 +102,7 @@ class _Judged(ResponseFields, Generic[_Id]):
 
     def implicit(self, what: Implicit) -> _Id:
         """What a person did with it."""
-        return self._say(implicit=_IMPLICIT[what])
+        return self._say(implicit=IMPLICIT_SIGNALS[what])
 
     def retract_thumb(self) -> _Id:
         return self._say(thumb=event_pb2.THUMB_UNSPECIFIED, retracted=True, revision=1)

@@ -5,21 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from attune.chat.words import AUTHORS, IMPLICIT_SIGNALS, THUMBS
 from attune.errors import InvalidInput
 from attune.v1 import event_pb2, feedback_pb2
 
-AUTHORS = {
-    "end_user": event_pb2.AUTHOR_END_USER,
-    "reviewer": event_pb2.AUTHOR_REVIEWER,
-    "application": event_pb2.AUTHOR_APPLICATION,
-}
-THUMBS = {"up": event_pb2.THUMB_UP, "down": event_pb2.THUMB_DOWN}
-IMPLICIT = {
-    "regenerated": event_pb2.IMPLICIT_SIGNAL_REGENERATED,
-    "copied": event_pb2.IMPLICIT_SIGNAL_COPIED,
-    "edited": event_pb2.IMPLICIT_SIGNAL_EDITED,
-    "abandoned": event_pb2.IMPLICIT_SIGNAL_ABANDONED,
-}
 _SIGNALS = ("thumb", "rating", "ranks", "correction", "annotation", "outcome", "implicit")
 
 
@@ -105,7 +94,7 @@ def read_signal(row: Mapping[str, Any], end_user_id: str) -> feedback_pb2.Submit
         kind = {"flag": value} if isinstance(value, bool) else {"number": value}
         request.outcome.CopyFrom(event_pb2.Outcome(name=name, **kind))
     elif row.get("implicit") is not None:
-        request.implicit = _one_of(IMPLICIT, row["implicit"], "implicit")
+        request.implicit = _one_of(IMPLICIT_SIGNALS, row["implicit"], "implicit")
     else:
         request.remark.SetInParent()  # a ranking takes its place later
     return request

@@ -6,11 +6,10 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attune.chat.messages import count_turns
+from attune.chat.messages import MAX_CALLS, count_turns
 from attune.clock import now_unix_ms
 from attune.ids import new_event_id
 from attune.inference.engine import LOGPROBS_MODE
-from attune.inference.parsing import MAX_CALLS
 from attune.settings import TenantSettings
 from attune.v1 import chat_pb2, event_pb2, feedback_pb2
 

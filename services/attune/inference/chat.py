@@ -18,6 +18,7 @@ from attune.chat.messages import check_messages
 from attune.chat.sampling import MAX_SEED, resolve_sampling
 from attune.chat.template import ChatTemplate
 from attune.chat.tools import offered_tools
+from attune.chat.words import FINISH_REASONS
 from attune.clock import now_unix_ms
 from attune.errors import AttuneError, InvalidInput, Unavailable
 from attune.eventlog.log import RESPONSES, EventLog, Reservation
@@ -55,12 +56,6 @@ _RENDER_INLINE_CHARACTERS = 8192
 _KIND = "chat"
 
 _FINISH = {"stop": event_pb2.FINISH_REASON_STOP, "length": event_pb2.FINISH_REASON_LENGTH}
-_FINISH_LABELS = {
-    event_pb2.FINISH_REASON_STOP: "stop",
-    event_pb2.FINISH_REASON_LENGTH: "length",
-    event_pb2.FINISH_REASON_ABORTED: "aborted",
-    event_pb2.FINISH_REASON_TOOL_CALLS: "tool_calls",
-}
 
 
 @dataclass(eq=False)
@@ -347,7 +342,7 @@ class Chat:
         except AttuneError:
             reservation.release()
             raise
-        metrics.RESPONSES.labels(label, _FINISH_LABELS[one.finish_reason]).inc()
+        metrics.RESPONSES.labels(label, FINISH_REASONS.of[one.finish_reason]).inc()
 
     def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Work that goes on when its caller is gone."""

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from attune.chat.messages import MAX_CALLS
 from attune.chat.tools import function_tools
 from attune.inference.engine import Dialect, Grammar
 from attune.v1 import chat_pb2, event_pb2
 
 logger = logging.getLogger(__name__)
-
-MAX_CALLS = 32
 
 _Mode = event_pb2.ToolChoice
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 
 from attune.chat.limits import check_length
+from attune.chat.words import IMPLICIT_SIGNALS, THUMBS
 from attune.errors import InvalidInput
 from attune.v1 import event_pb2, feedback_pb2
 
@@ -17,13 +18,6 @@ MAX_REVISION = 2**31 - 1
 RANKED = range(2, 17)
 
 _OUTCOME_NAME = re.compile(r"[a-z0-9_]{1,64}")
-_THUMBS = {event_pb2.THUMB_UP: "thumb_up", event_pb2.THUMB_DOWN: "thumb_down"}
-_IMPLICIT = {
-    event_pb2.IMPLICIT_SIGNAL_REGENERATED: "regenerated",
-    event_pb2.IMPLICIT_SIGNAL_COPIED: "copied",
-    event_pb2.IMPLICIT_SIGNAL_EDITED: "edited",
-    event_pb2.IMPLICIT_SIGNAL_ABANDONED: "abandoned",
-}
 
 KINDS = ("thumb", "rating", "ranking", "correction", "annotation", "outcome", "implicit", "remark")
 
@@ -59,7 +53,7 @@ def signal_name(event: event_pb2.FeedbackEvent) -> str:
         case "outcome":
             return event.outcome.name
         case "implicit":
-            return _IMPLICIT[event.implicit]
+            return IMPLICIT_SIGNALS.of[event.implicit]
         case "annotation":
             return f"{event.annotation.start}:{event.annotation.end}"
         case "ranking":
@@ -73,7 +67,7 @@ def signal_label(event: event_pb2.FeedbackEvent) -> str:
     kind = event.WhichOneof("signal") or ""
     if event.retracted:
         return "retracted"
-    return _THUMBS[event.thumb] if kind == "thumb" else kind
+    return f"thumb_{THUMBS.of[event.thumb]}" if kind == "thumb" else kind
 
 
 def _check_tags(given: Collection[str], known: Collection[str]) -> None:
@@ -88,7 +82,7 @@ def _check_tags(given: Collection[str], known: Collection[str]) -> None:
 
 
 def _check_thumb(request: feedback_pb2.SubmitFeedbackRequest) -> None:
-    if request.thumb not in _THUMBS:
+    if request.thumb not in THUMBS.of:
         raise InvalidInput(f"thumb is {request.thumb}; it must be THUMB_UP (1) or THUMB_DOWN (2)", field="thumb")
 
 
@@ -144,8 +138,8 @@ def _check_outcome(request: feedback_pb2.SubmitFeedbackRequest) -> None:
 
 
 def _check_implicit(request: feedback_pb2.SubmitFeedbackRequest) -> None:
-    if request.implicit not in _IMPLICIT:
-        raise InvalidInput(f"implicit is {request.implicit}; it must be 1 to {len(_IMPLICIT)}", field="implicit")
+    if request.implicit not in IMPLICIT_SIGNALS.of:
+        raise InvalidInput(f"implicit is {request.implicit}; it must be 1 to {len(IMPLICIT_SIGNALS)}", field="implicit")
 
 
 def _check_remark(request: feedback_pb2.SubmitFeedbackRequest) -> None:

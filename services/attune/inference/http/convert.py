@@ -4,17 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from attune.chat.words import AUTHORS, FINISH_REASONS, IMPLICIT_SIGNALS, ROLES, THUMBS
 from attune.errors import InvalidInput
 from attune.inference.http import bodies
 from attune.v1 import chat_pb2, event_pb2, feedback_pb2
 
-_ROLES = {
-    "system": event_pb2.ROLE_SYSTEM,
-    "developer": event_pb2.ROLE_SYSTEM,
-    "user": event_pb2.ROLE_USER,
-    "assistant": event_pb2.ROLE_ASSISTANT,
-    "tool": event_pb2.ROLE_TOOL,
-}
 _CHOICES = {
     "none": event_pb2.ToolChoice.MODE_NONE,
     "auto": event_pb2.ToolChoice.MODE_AUTO,
@@ -24,23 +18,6 @@ _FORMATS = {
     "text": event_pb2.ResponseFormat.KIND_TEXT,
     "json_object": event_pb2.ResponseFormat.KIND_JSON_OBJECT,
     "json_schema": event_pb2.ResponseFormat.KIND_JSON_SCHEMA,
-}
-_FINISH = {
-    event_pb2.FINISH_REASON_STOP: "stop",
-    event_pb2.FINISH_REASON_LENGTH: "length",
-    event_pb2.FINISH_REASON_TOOL_CALLS: "tool_calls",
-}
-_AUTHORS = {
-    "end_user": event_pb2.AUTHOR_END_USER,
-    "reviewer": event_pb2.AUTHOR_REVIEWER,
-    "application": event_pb2.AUTHOR_APPLICATION,
-}
-_THUMBS = {"up": event_pb2.THUMB_UP, "down": event_pb2.THUMB_DOWN}
-_IMPLICIT = {
-    "regenerated": event_pb2.IMPLICIT_SIGNAL_REGENERATED,
-    "copied": event_pb2.IMPLICIT_SIGNAL_COPIED,
-    "edited": event_pb2.IMPLICIT_SIGNAL_EDITED,
-    "abandoned": event_pb2.IMPLICIT_SIGNAL_ABANDONED,
 }
 _UINT32, _UINT64 = 2**32 - 1, 2**64 - 1
 
@@ -144,7 +121,7 @@ class Chunks:
         if chunk.logprobs:
             choice["logprobs"] = _logprobs(chunk.logprobs)
         if chunk.HasField("end"):
-            choice["finish_reason"] = _FINISH[chunk.end.finish_reason]
+            choice["finish_reason"] = FINISH_REASONS.of[chunk.end.finish_reason]
             choice["feedback_token"] = chunk.end.feedback_token
             self._ended[index] = chunk.end.usage
         return f"{self._head}[{json.dumps(choice)}]}}"
@@ -169,7 +146,7 @@ def feedback_request(body: bodies.Feedback) -> feedback_pb2.SubmitFeedbackReques
         retracted=body.retracted,
         comment=_text(body.comment, "comment"),
         tags=[_text(tag, "tags") for tag in body.tags],
-        author=_AUTHORS[body.author],
+        author=AUTHORS[body.author],
         guideline_version=_text(body.guideline_version, "guideline_version"),
         propensity=body.propensity,
         client_feedback_id=_text(body.client_feedback_id, "client_feedback_id"),
@@ -185,11 +162,11 @@ def feedback_request(body: bodies.Feedback) -> feedback_pb2.SubmitFeedbackReques
 
 def _set_signal(request: feedback_pb2.SubmitFeedbackRequest, body: bodies.Feedback) -> None:
     if body.thumb is not None:
-        request.thumb = _THUMBS[body.thumb]
+        request.thumb = THUMBS[body.thumb]
     elif body.rating is not None:
         request.rating = _integer(body.rating, "rating", 0, _UINT32)
     elif body.implicit is not None:
-        request.implicit = _IMPLICIT[body.implicit]
+        request.implicit = IMPLICIT_SIGNALS[body.implicit]
     elif body.correction is not None:
         request.correction.text = _text(body.correction, "correction")
         request.correction.SetInParent()
@@ -234,7 +211,7 @@ def _message(message: bodies.Message, field: str) -> event_pb2.Message:
     if isinstance(content, list):
         content = "".join(part.text for part in content)
     return event_pb2.Message(
-        role=_ROLES[message.role],
+        role=ROLES["system" if message.role == "developer" else message.role],
         content=_text(content or "", field),
         tool_calls=[
             event_pb2.ToolCall(
@@ -305,7 +282,7 @@ def _choice(index: int, response: chat_pb2.Response) -> dict[str, Any]:
         "index": index,
         "message": message,
         "logprobs": _logprobs(response.logprobs) if response.logprobs else None,
-        "finish_reason": _FINISH[response.finish_reason],
+        "finish_reason": FINISH_REASONS.of[response.finish_reason],
         "response_id": response.response_id,
         "policy_id": response.policy_id,
         "feedback_token": response.feedback_token,
