@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from attune.chat.messages import MAX_CALLS
@@ -40,7 +41,9 @@ class Parsing:
         thoughts = self._dialect.reasoning_parser()
         if calls is None and thoughts is None:
             return None
-        return (_StreamParser if streaming else _WholeParser)(calls, thoughts, request or self._dialect.request((), ""))
+        names = frozenset(tool.name for tool in tools)
+        request = request or self._dialect.request((), "")
+        return (_StreamParser if streaming else _WholeParser)(calls, thoughts, request, names)
 
     def forced_call(self, tools: Sequence[event_pb2.Tool], choice: event_pb2.ToolChoice) -> Grammar | None:
         """What holds the model to a call, where the choice asks for one; raises FailedPrecondition."""
@@ -63,13 +66,15 @@ def openai_choice(choice: event_pb2.ToolChoice) -> Any:
 class Parser:
     """Reads one answer. `feed` after each step of the engine, `finish` once at its end.
 
-    What vLLM's parser cannot read stays content: a malformed call is text.
+    What vLLM's parser cannot read stays content: a malformed call is text. So is a call of a tool that was not offered,
+    which nobody could follow; behind calls that were, it and what comes after it are left out.
     """
 
-    def __init__(self, calls: Any, thoughts: Any, request: Any) -> None:
+    def __init__(self, calls: Any, thoughts: Any, request: Any, offered: frozenset[str]) -> None:
         self._calls = calls
         self._thoughts = thoughts
         self._request = request
+        self._offered = offered
 
     def feed(self, text: str, token_ids: Sequence[int]) -> Piece:
         """`text` is new; `token_ids` are all so far."""
@@ -95,13 +100,14 @@ class _WholeParser(Parser):
             piece.reasoning, content = reasoning or "", rest or ""
         if self._calls is not None:
             found = self._calls.extract_tool_calls(content, self._request)
-            if found.tools_called and len(found.tool_calls) <= MAX_CALLS:
+            calls = list(takewhile(lambda call: call.function.name in self._offered, found.tool_calls))
+            if calls and len(found.tool_calls) <= MAX_CALLS:
                 content = found.content or ""
                 piece.tool_calls = [
                     chat_pb2.ToolCallDelta(
                         index=index, id=call.id, name=call.function.name, arguments_json=call.function.arguments
                     )
-                    for index, call in enumerate(found.tool_calls)
+                    for index, call in enumerate(calls)
                 ]
         piece.content = content
         return piece
@@ -110,14 +116,16 @@ class _WholeParser(Parser):
 class _StreamParser(Parser):
     """For answers that come token by token."""
 
-    def __init__(self, calls: Any, thoughts: Any, request: Any) -> None:
-        super().__init__(calls, thoughts, request)
+    def __init__(self, calls: Any, thoughts: Any, request: Any, offered: frozenset[str]) -> None:
+        super().__init__(calls, thoughts, request, offered)
         self._thinking = _Stage(thoughts.extract_reasoning_streaming) if thoughts is not None else None
         self._calling = _Stage(calls.extract_tool_calls_streaming, request) if calls is not None else None
         self._seen = 0
         # Of what the tool parser was given, how much it passed on as content, and how many calls it told of.
         self._passed = ""
         self._told = 0
+        # After calls that were told of, one of a tool that was not offered: nothing more is.
+        self._over = False
 
     def feed(self, text: str, token_ids: Sequence[int]) -> Piece:
         fresh, self._seen = list(token_ids[self._seen :]), len(token_ids)
@@ -135,7 +143,7 @@ class _StreamParser(Parser):
         return piece
 
     def finish(self) -> Piece:
-        if self._calling is None:
+        if self._calling is None or self._over:
             return Piece()
         if self._told == 0:
             # What looked like the beginning of a call and was none.
@@ -148,12 +156,29 @@ class _StreamParser(Parser):
     def _call(self, text: str, fresh: list[int]) -> Piece:
         if self._calling is None:
             return Piece(content=text)
-        message = self._calling.step(text, fresh)
+        message = None if self._over else self._calling.step(text, fresh)
         if message is None:
             return Piece()
-        content = message.content or ""
-        self._passed += content
-        return Piece(content=content, tool_calls=[self._delta(each) for each in message.tool_calls or ()])
+        piece = Piece(content=message.content or "")
+        self._passed += piece.content
+        for each in message.tool_calls or ():
+            if not self._is_offered(each):
+                piece.content += self._refuse(self._calling)
+                break
+            piece.tool_calls.append(self._delta(each))
+        return piece
+
+    def _is_offered(self, call: Any) -> bool:
+        """Whether its name is, as far as it was told."""
+        return not (call.function and call.function.name) or call.function.name in self._offered
+
+    def _refuse(self, calling: "_Stage") -> str:
+        """Ends the calls; what was taken for the first of them and is content instead."""
+        if self._told:
+            self._over = True
+            return ""
+        self._calling = None
+        return calling.text[len(self._passed) :]
 
     def _delta(self, call: Any) -> chat_pb2.ToolCallDelta:
         self._told = max(self._told, call.index + 1)
