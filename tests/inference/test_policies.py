@@ -1,9 +1,11 @@
 """Swaps: the rollout log is followed, streams go on, and what is not verified never serves."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,6 +68,39 @@ async def test_a_running_stream_keeps_its_policy_and_the_old_one_goes_when_it_en
         assert {start.start.policy_id for start in starts} == {first}
         assert sorted(event.policy_id for event in house.responses()) == [first] * 4 + [second]
         assert all(event.finish_reason == event_pb2.FINISH_REASON_LENGTH for event in house.responses())
+
+
+async def test_two_swaps_at_once_leave_each_stream_with_one_policy_of_its_persona(
+    tmp_path: Path, engine: Engine, template: ChatTemplate, demo_model: Path, adapter: Adapters
+) -> None:
+    async with House.open(tmp_path, endless(engine), template, demo_model) as house:
+        concierges = [await house.publish(adapter(1)), await house.publish(adapter(2))]
+        tutors = await house.publish(adapter(3), persona="tutor")
+        personas = ["concierge", "tutor"] * 4
+        running = [house.stub.StreamChat(ask(max_tokens=300, persona=persona)) for persona in personas]
+        starts = [(await call.read()).start.policy_id for call in running]
+        house.roll_out((concierges[0], 1.0))
+        house.roll_out((tutors, 1.0), persona="tutor")
+        await asyncio.gather(house.policies.refresh(), *(_end_of(call) for call in running[:2]))
+        house.roll_out((concierges[1], 1.0))
+        await asyncio.gather(house.policies.refresh(), *(_end_of(call) for call in running[2:]))
+        await house.stub.Chat(ask(max_tokens=4), timeout=60)
+        await house.stub.Chat(ask(max_tokens=4, persona="tutor"), timeout=60)
+
+        assert set(starts) == {"base"}
+        *earlier, one, other = house.responses()
+        assert [event.policy_id for event in earlier] == ["base"] * 8
+        assert all(event.finish_reason == event_pb2.FINISH_REASON_LENGTH for event in earlier)
+        assert (one.policy_id, other.policy_id) == (concierges[1], tutors)
+        for event, seed in ((one, 2), (other, 3)):
+            prompt, output = event.prompt_token_ids, event.output_token_ids
+            expected = reference_logprobs(adapter(seed), prompt=prompt, output=output)
+            assert np.abs(np.subtract(event.output_logprobs, expected)).mean() < 0.05
+
+
+async def _end_of(call: Any) -> None:
+    while not (await call.read()).HasField("end"):
+        pass
 
 
 async def test_a_roll_back_brings_the_earlier_policy_and_the_base_back(house: House, adapter: Adapters) -> None:
