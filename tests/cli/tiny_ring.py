@@ -23,6 +23,7 @@ from attune.cli.preflight import SERVICES
 from attune.cli.supervisor import Service
 from attune.cli.up import steady_console, up
 from attune.errors import AttuneError
+from attune.rehearsal.ring import FREE_PORTS
 from attune.settings import load_settings
 
 DEADLINE_SECONDS = 30.0
@@ -45,11 +46,7 @@ def start_ring(data: Path, **overrides: object) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "ATTUNE_DATA": str(data),
-        "ATTUNE_INFERENCE__GRPC_PORT": "0",
-        "ATTUNE_INFERENCE__HTTP_PORT": "0",
-        "ATTUNE_AGGREGATOR__GRPC_PORT": "0",
-        "ATTUNE_ROLLOUT__GRPC_PORT": "0",
-        **{f"ATTUNE_{service.upper()}__METRICS_PORT": "0" for service in SERVICES},
+        **FREE_PORTS,
         "ATTUNE_SUPERVISOR__RESTART_BACKOFF_SECONDS": "0.05",
         **{f"ATTUNE_{key.upper()}": str(value) for key, value in overrides.items()},
     }

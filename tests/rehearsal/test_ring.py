@@ -17,20 +17,11 @@ from attune.rehearsal.demo.prompts import user_prompts
 from attune.rehearsal.journal import Journal
 from attune.rehearsal.measure import measure
 from attune.rehearsal.questions import heldout_errands, heldout_skills
-from attune.rehearsal.ring import OwnRing, RingError, own_ring
+from attune.rehearsal.ring import FREE_PORTS, OwnRing, RingError, own_ring
 from attune.rehearsal.users import Crowd, Thumbs
 from attune.rehearsal.watch import Watcher
 
 DEMO = Path(__file__).parents[2] / "deploy" / "demo.toml"
-FREE_PORTS = {
-    f"ATTUNE_{name}": "0"
-    for name in (
-        "INFERENCE__GRPC_PORT", "INFERENCE__HTTP_PORT", "INFERENCE__METRICS_PORT", "AGGREGATOR__GRPC_PORT",
-        "AGGREGATOR__METRICS_PORT",
-        "TRAINER__METRICS_PORT",
-        "ROLLOUT__GRPC_PORT", "ROLLOUT__METRICS_PORT",
-    )
-}  # fmt: skip
 
 
 def processes_that_name(text: str) -> list[int]:

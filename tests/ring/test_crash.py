@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from attune.rehearsal.faults import ALWAYS_LEARN, PORTS, Ring, rehearse_faults
+from attune.rehearsal.faults import ALWAYS_LEARN, Ring, rehearse_faults
+from attune.rehearsal.ring import FREE_PORTS
 
 ROOT = Path(__file__).parents[2]
 
@@ -14,7 +15,7 @@ PARTS = ("aggregator", "rollout", "trainer", "inference", "supervisor", "everyth
 @pytest.mark.timeout(900)
 def test_a_ring_that_is_killed_part_by_part_and_as_a_whole_loses_nothing_and_learns_again(tmp_path: Path) -> None:
     thresholds = {"ATTUNE_AGGREGATOR__BUILD_FEEDBACK": "120", "ATTUNE_TRAINER__KTO__EPOCHS": "1"}
-    with Ring(tmp_path / "data", ROOT / "deploy" / "demo.toml", {**PORTS, **ALWAYS_LEARN, **thresholds}) as ring:
+    with Ring(tmp_path / "data", ROOT / "deploy" / "demo.toml", {**FREE_PORTS, **ALWAYS_LEARN, **thresholds}) as ring:
         findings = rehearse_faults(ring, parts=PARTS, seed=1, say=print)
 
     assert findings.misses == []

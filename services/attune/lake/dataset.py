@@ -73,8 +73,8 @@ class Manifest:
     """All that is known of a dataset.
 
     `counts` has `train` and `heldout` by label, `left_out` by reason, and `weighed` by what changed weights, in rows.
-    `feedback_positions` is
-    the next offset of each `<log id>/<partition>` of feedback that was in the lake: what stands there or later is new.
+    `feedback_positions` is the next offset of each `<log id>/<partition>` of feedback that was in the lake: what stands
+    there or later is new.
     Table versions and positions are for the record and no part of the id.
     """
 

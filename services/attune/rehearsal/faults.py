@@ -37,19 +37,11 @@ from attune.lake.audit import Audit, audit, count_ids
 from attune.lake.tables import RESPONSES
 from attune.personas.api_keys import local_api_key
 from attune.rehearsal.demo.prompts import likes, user_prompts
+from attune.rehearsal.ring import FREE_PORTS, SERVICES
 from attune.runtime import read_endpoints
 
-SERVICES = ("aggregator", "rollout", "trainer", "inference")
-PARTS = (*SERVICES, "engine", "supervisor", "everything")
+PARTS = ("aggregator", "rollout", "trainer", "inference", "engine", "supervisor", "everything")
 """What is killed, in this order; the engine is a child of inference."""
-PORTS = {
-    "ATTUNE_INFERENCE__GRPC_PORT": "0",
-    "ATTUNE_INFERENCE__HTTP_PORT": "0",
-    "ATTUNE_AGGREGATOR__GRPC_PORT": "0",
-    "ATTUNE_ROLLOUT__GRPC_PORT": "0",
-    **{f"ATTUNE_{service.upper()}__METRICS_PORT": "0" for service in SERVICES},
-}
-"""Settings by which the system chooses free ports; after a restart they are others."""
 ALWAYS_LEARN = {"ATTUNE_TRAINER__GATE__ENOUGH_APPROVAL": "1"}
 """By this setting no cycle is skipped because there is little left to learn."""
 PERSONA = "concierge"
@@ -476,7 +468,7 @@ def main() -> int:
     arguments = parser.parse_args()
     data = arguments.data or Path(tempfile.mkdtemp(prefix="attune-faults-"))
     try:
-        with Ring(data, arguments.config, {**PORTS, **ALWAYS_LEARN}) as ring:
+        with Ring(data, arguments.config, {**FREE_PORTS, **ALWAYS_LEARN}) as ring:
             findings = rehearse_faults(
                 ring,
                 parts=arguments.parts,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-_Z95 = 1.959963984540054  # two-sided 95 %
+from scipy.stats import binomtest
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,8 @@ class Proportion:
         """Wilson's 95 % interval (Wilson 1927); 0 to 1 where nothing was tried."""
         if not self.trials:
             return 0.0, 1.0
-        shrink = 1 + _Z95**2 / self.trials
-        middle = (self.share + _Z95**2 / (2 * self.trials)) / shrink
-        half = _Z95 / shrink * math.sqrt(self.share * (1 - self.share) / self.trials + (_Z95 / (2 * self.trials)) ** 2)
-        # exact at both ends, where the square root leaves a trace of rounding
-        return (0.0 if self.hits == 0 else middle - half), (1.0 if self.hits == self.trials else middle + half)
+        found = binomtest(self.hits, self.trials).proportion_ci(method="wilson")
+        return float(found.low), float(found.high)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ from attune.rehearsal.measure import (
     skills,
 )
 from attune.rehearsal.questions import heldout_errands, heldout_skills
-from attune.rehearsal.ring import OwnRing, Ring, own_ring, running_ring
+from attune.rehearsal.ring import FREE_PORTS, OwnRing, Ring, own_ring, running_ring
 from attune.rehearsal.users import Crowd, Thumbs
 from attune.rehearsal.view import shown
 from attune.rehearsal.watch import Watcher, list_policies, verdict_figures
@@ -186,9 +186,8 @@ class Rehearsal:
             return
         self._enter("the ring starts", "the engine, which takes 15 to 35 s")
         config = self._plan.config_file()
-        free_ports = {f"ATTUNE_{name}": "0" for name in _PORTS}
         end_seconds = 2 * self._settings.supervisor.stop_seconds
-        async with own_ring(self._data, config, free_ports, end_seconds=end_seconds, faults=self._faults) as own:
+        async with own_ring(self._data, config, FREE_PORTS, end_seconds=end_seconds, faults=self._faults) as own:
             yield await own.ready(_START_SECONDS, lambda text: self.journal.tell(self.now(), text)), own
 
     async def _measure(self, client: AsyncClient) -> Measurement:
@@ -300,13 +299,6 @@ class Rehearsal:
             adapters = collect.copy_adapters(self._data, policies, Path(folder))
             work = process.submit(claim_probabilities, self._settings.model_folder, system_prompt, prompts, adapters)
             return await asyncio.wrap_future(work)
-
-
-_PORTS = (
-    "INFERENCE__GRPC_PORT", "INFERENCE__HTTP_PORT", "INFERENCE__METRICS_PORT", "AGGREGATOR__GRPC_PORT",
-    "AGGREGATOR__METRICS_PORT", "TRAINER__METRICS_PORT",
-    "ROLLOUT__GRPC_PORT", "ROLLOUT__METRICS_PORT",
-)  # fmt: skip
 
 
 def read_settings(plan: Plan, data: Path) -> Settings:

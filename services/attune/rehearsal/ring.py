@@ -18,6 +18,14 @@ from attune.runtime import read_endpoints
 from attune.settings import Settings, load_settings
 
 SERVICES = ("inference", "aggregator", "trainer", "rollout")
+FREE_PORTS = {
+    f"ATTUNE_{port.upper()}_PORT": "0"
+    for port in (
+        *("inference__grpc", "inference__http", "aggregator__grpc", "rollout__grpc"),
+        *(f"{service}__metrics" for service in SERVICES),
+    )
+}
+"""Settings by which the system chooses free ports; after a restart they are others."""
 
 _LOOK_SECONDS = 0.2
 _GONE_SECONDS = 10.0

@@ -4,9 +4,9 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from attune.trainer.examples import Example
+from scipy.stats import binomtest
 
-_Z = 1.959964  # two-sided 95 %
+from attune.trainer.examples import Example
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,10 @@ class Approval:
 
     @property
     def lower(self) -> float:
-        """Wilson 1927, equation for the score interval; 0 without any thumbs."""
+        """0 without any thumbs."""
         if not self.thumbs:
             return 0.0
-        n, p = self.thumbs, self.liked / self.thumbs
-        centre = p + _Z**2 / (2 * n)
-        spread = _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
-        return (centre - spread) / (1 + _Z**2 / n)
+        return float(binomtest(self.liked, self.thumbs).proportion_ci(method="wilson").low)
 
 
 def next_dataset(dataset_ids: Sequence[str], cycled: Collection[str]) -> str | None:
