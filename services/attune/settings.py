@@ -289,7 +289,7 @@ class AggregatorSettings(_Section):
     grpc_port: int = Field(50052, ge=0, le=65535, description="Receipts; 0 takes a free port.")
     metrics_port: int = Field(9102, ge=0, le=65535, description="Prometheus page; 0 takes a free port.")
     poll_seconds: float = Field(0.5, gt=0, le=3600, description="Pause when the event log has nothing new.")
-    batch_records: int = Field(2000, ge=1, le=1_000_000, description="Most records in one commit.")
+    batch_records: int = Field(8000, ge=1, le=1_000_000, description="Most records in one commit; 16 MiB end it too.")
     lease_seconds: float = Field(
         15, ge=1, le=3600, description="How long an aggregator that died keeps others from building."
     )

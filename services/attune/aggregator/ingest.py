@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from attune import metrics
 from attune.aggregator.dead_letters import DeadLetters, DeadLetterTable
 from attune.aggregator.privacy.guard import Guard
-from attune.errors import DataLoss, Unavailable
+from attune.errors import AttuneError, DataLoss, Unavailable
 from attune.eventlog import FEEDBACK, RESPONSES, EventReader, Range, Record
 from attune.lake import tables
 from attune.lake.delta import Conflict
@@ -99,11 +99,13 @@ class Ingest:
         What is damaged holds up no other partition, and is raised at the end. When the log or the lake does not answer
         the others would wait as long: the next call begins behind that one.
         """
-        fullest, lag, failure = 0, 0, None
+        fullest, lag = 0, 0
+        failure: AttuneError | None = None
         ranges = self._log.ranges(self._topic)
+        reached: dict[int, int] = {}
         for partition in sorted(ranges, key=lambda each: (each <= self._failed, each)):
             try:
-                taken, left = self._ingest(partition, ranges[partition])
+                taken, left = self._ingest(partition, ranges[partition], reached)
             except Conflict as conflict:
                 metrics.LAKE_CONFLICTS.labels(self._name).inc()
                 logger.info("batch dropped", extra={"topic": self._topic, "reason": conflict.message})
@@ -112,18 +114,20 @@ class Ingest:
             except DataLoss as error:
                 self._reload()
                 failure, taken, left = error, 0, 0
-            except Unavailable:
+            except Unavailable as error:
                 self._failed = partition
                 self._reload()
-                raise
+                failure = error
+                break
             fullest, lag = max(fullest, taken), lag + left
+        self._make_durable(reached)
         if failure is not None:
             raise failure
         metrics.LAKE_LAG.labels(self._topic).set(lag)
         return fullest
 
-    def _ingest(self, partition: int, held: Range) -> tuple[int, int]:
-        """How many records were taken, and how many are left."""
+    def _ingest(self, partition: int, held: Range, reached: dict[int, int]) -> tuple[int, int]:
+        """How many records were taken, and how many are left; and in `reached` where the table stands now."""
         log_id = self._log.log_id(self._topic)
         source = f"{log_id}/{self._topic}/{partition}"
         if not self._in_range(source, partition, held):
@@ -148,7 +152,7 @@ class Ingest:
             self._seen.add(rows["event_id"].to_pylist())
             metrics.LAKE_ROWS.labels(self._name).inc(rows.num_rows)
             metrics.LAKE_STRANGE_TIMES.labels(self._name).inc(_count_strange_times(rows))
-        self._make_durable(partition, following)
+        reached[partition] = following
         return len(records), max(0, waiting - len(records))
 
     def _next(self, source: str) -> int:
@@ -248,14 +252,20 @@ class Ingest:
                 "record set aside", extra={"source": source, "offset": row["log_offset"], "reason": row["reason"]}
             )
 
-    def _make_durable(self, partition: int, following: int) -> None:
+    def _make_durable(self, reached: Mapping[int, int]) -> None:
         """Only what is on the disk may be trimmed from the log."""
-        if self._log.positions(READER).get((self._topic, partition)) == following:
+        noted = self._log.positions(READER)
+        moved = {
+            (self._topic, partition): following
+            for partition, following in reached.items()
+            if noted.get((self._topic, partition)) != following
+        }
+        if not moved:
             return
         self._dead_letters.sync()
         self._table.sync()
         self._reached("synced")
-        self._log.commit(READER, {(self._topic, partition): following})
+        self._log.commit(READER, moved)
         self._reached("positioned")
         self._table.tidy()
         self._reached("tidied")

@@ -24,7 +24,7 @@ from attune.eventlog.topics import ALL_TOPICS, look_up
 logger = logging.getLogger(__name__)
 
 # In flight or waiting there is at most twice this for each partition, or one record where that is larger.
-_FETCH_BYTES = 4 << 20
+_FETCH_BYTES = 16 << 20
 # A partition that is read next waits for the last fetch of the one before it.
 _FETCH_WAIT_MS = 20
 _POLL_MS = 50
@@ -93,7 +93,7 @@ class KafkaLogReader:
             self._admin.close()
             raise
         self._fetched: dict[TopicPartition, _Fetched] = {}
-        self._committed: dict[TopicPartition, int] = {}
+        self._committed: dict[TopicPartition, int | None] = {}
         try:
             self._subscribe()
         except BaseException:
@@ -178,10 +178,9 @@ class KafkaLogReader:
                 if place not in self._committed:
                     with reported():
                         noted = self._consumer.committed(place, timeout_ms=self._cluster.request_ms)
-                    if noted is None:
-                        continue
                     self._committed[place] = noted
-                found[topic, place.partition] = self._committed[place]
+                if (noted := self._committed[place]) is not None:
+                    found[topic, place.partition] = noted
         return found
 
     def close(self) -> None:
