@@ -4,7 +4,8 @@
     --seed S           this one alone, whatever the ledger has; its folder is kept
     --ledger FILE      JSON lines: seed, what the schedule was, how many faults struck, and what was wrong
 
-With Java (and Maven once) half of the schedules go through a real Kafka broker; as root on Linux some fill the disk.
+With Java (and Maven once) half of the schedules go through a real Kafka broker, one after another, and the others run
+beside them; as root on Linux some fill the disk.
 Exits 0 when nothing was lost, doubled, invented or changed in any run of the ledger.
 """
 
