@@ -3,9 +3,10 @@
 import pytest
 
 from attune.aggregator.build import Builder, BuildRules
+from attune.errors import Unavailable
 from attune.eventlog import FEEDBACK, RESPONSES
 from attune.lake.dataset import Dataset, list_datasets, open_dataset
-from attune.lake.snapshot import open_snapshot
+from attune.lake.snapshot import open_snapshot, read_snapshot
 from attune.settings import TrustSettings
 from attune.v1 import event_pb2
 from tests.aggregator.plant import SPLIT_KEY, Plant
@@ -149,3 +150,14 @@ def test_an_outcome_of_a_conversation_is_new_for_its_responses_persona(plant: Pl
         dataset = builder.build_if_due(snapshot, "default", "concierge", "rewards", NOW_UNIX_MS)
     assert dataset is not None
     assert dataset.table()["score"].to_pylist() == [1.0]
+
+
+def test_what_takes_more_memory_than_it_may_is_refused_with_the_setting_that_gives_more(plant: Plant) -> None:
+    plant.append(response_event(1), thumb_event(1, 1))
+    plant.ingest_all()
+    with read_snapshot(plant.lake.place, memory_mib=64) as snapshot:
+        # It comes up once rows are fetched, and not before.
+        later = "SELECT repeat('x', CASE WHEN range < 100_000 THEN 1 ELSE 300_000_000 END) AS text FROM range(200_000)"
+        refused = "it takes more memory than it may; raise aggregator.build_memory_mib$"
+        with pytest.raises(Unavailable, match=refused):
+            snapshot.run(later, {}).read_all()

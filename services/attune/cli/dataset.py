@@ -56,16 +56,17 @@ def build(
 
     number = dataset_pb2.BuildDatasetsRequest.Engine.Value(f"ENGINE_{engine.name}")
     request = dataset_pb2.BuildDatasetsRequest(persona=persona, recipes=recipe or (), engine=number)
-    with _service(config, data, server) as stub, open_console(stderr=True).status("building") as status:
+    with _service(config, data, server) as stub:
         parts = stub.BuildDatasets(request, timeout=_LONG_SECONDS)
         most = next(parts).datasets
-        for made, part in enumerate(parts, 1):
-            status.update(f"building, {made} of {most} done")
-            dataset = part.built.dataset
-            print(
-                f"{dataset.dataset_id} {dataset.recipe} of {dataset.persona}: {_counted(dataset)}"
-                + ("" if part.built.is_new else "; it was there already")
-            )
+        with progress("building", most if most > 1 else None) as shown:
+            for made, part in enumerate(parts, 1):
+                dataset = part.built.dataset
+                print(
+                    f"{dataset.dataset_id} {dataset.recipe} of {dataset.persona}: {_counted(dataset)}"
+                    + ("" if part.built.is_new else "; it was there already")
+                )
+                shown(made)
 
 
 @dataset_app.command("list")
@@ -117,7 +118,7 @@ def show(
 
     with _service(config, data, server) as stub:
         request = dataset_pb2.GetDatasetRequest(dataset_id=name)
-        with open_console(stderr=True).status("reading"):
+        with progress("reading", None):
             portrait = stub.GetDataset(request, timeout=_LONG_SECONDS)
     console = open_console()
     console.print(_about(portrait))
@@ -143,7 +144,7 @@ def diff(
     from attune.v1 import dataset_pb2
 
     request = dataset_pb2.CompareDatasetsRequest(first_id=first, second_id=second)
-    with _service(config, data, server) as stub, open_console(stderr=True).status("comparing"):
+    with _service(config, data, server) as stub, progress("comparing", None):
         found = stub.CompareDatasets(request, timeout=_LONG_SECONDS)
     for line in _said(found):
         open_console().print(plain(line), soft_wrap=True)

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 _PIPE_COLUMNS = 160
 
 
-def open_console(*, stderr: bool = False) -> "Console":
+def open_console() -> "Console":
     """As wide as the terminal; in a pipe wide enough for what stands in one line."""
     from rich.console import Console
 
-    return Console(highlight=False, stderr=stderr, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
 
 
 def show_parts(*parts: object) -> None:

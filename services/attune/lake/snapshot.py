@@ -257,11 +257,12 @@ def _batches(found: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
 def _reported() -> Iterator[None]:
     try:
         yield
-    except duckdb.OutOfMemoryException:
-        raise Unavailable(
-            "the lake cannot be queried: it takes more memory than it may; raise aggregator.build_memory_mib"
-        ) from None
-    except (duckdb.Error, pa.ArrowException) as error:
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        # What comes up while rows are fetched has gone through Arrow, which keeps of an error's kind only its text.
+        if isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory Error" in str(error):
+            raise Unavailable(
+                "the lake cannot be queried: it takes more memory than it may; raise aggregator.build_memory_mib"
+            ) from None
         raise Unavailable(f"the lake cannot be queried: {error}") from error
 
 
