@@ -168,7 +168,7 @@ def _wait_until_ready(
 ) -> bool:
     """False when it is to stop before; raises Unavailable when a service keeps failing or takes too long.
 
-    A trainer that keeps failing is said, and the ring is up without it.
+    A trainer that fails is said, tried again, and not waited for.
     """
     began = time.monotonic()
     said_at = began
@@ -179,16 +179,15 @@ def _wait_until_ready(
                 return False
             for event in supervisor.tick():
                 _say(event, supervisor, console)
-                if isinstance(event, Exited) and event.failures >= _STARTS_THAT_MAY_FAIL:
-                    words = (
+                if isinstance(event, Exited) and event.service == _OTHERS_GO_ON_WITHOUT:
+                    if event.service in waiting:
+                        waiting.remove(event.service)
+                        _line(console, f"[yellow]the others go on without the {event.service}[/], which is tried again")
+                elif isinstance(event, Exited) and event.failures >= _STARTS_THAT_MAY_FAIL:
+                    raise Unavailable(
                         f"{event.service} does not start: it {event.how} {event.failures} times; "
                         f"{_last_words(supervisor.log(event.service))}"
                     )
-                    if event.service != _OTHERS_GO_ON_WITHOUT:
-                        raise Unavailable(words)
-                    if event.service in waiting:
-                        waiting.remove(event.service)
-                        _line(console, f"[red]{escape(words)}[/]; the others go on, and it is tried again")
             now = time.monotonic()
             for each in [each for each in watched if each.name in waiting]:
                 each.look(settings.data, supervisor.pid(each.name), now)

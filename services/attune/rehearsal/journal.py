@@ -235,6 +235,11 @@ class Journal:
         return (*self.trainings, Training(self.training_since, max(self.training_since, self.ring_seen_at)))
 
     @property
+    def trains(self) -> bool:
+        """Whether a cycle runs, as far as anybody looks."""
+        return self.training_since is not None and self.ring.training_state not in ("idle", "")
+
+    @property
     def swap_is_near(self) -> bool:
         """Whether a candidate is being judged, or has passed and gives no answers yet."""
         passed = [policy_id for policy_id, verdict in self.verdicts.items() if verdict.passed]

@@ -73,7 +73,7 @@ def status(journal: Journal) -> str:
         newest = list(journal.tallies)[-1]
         tally = journal.tallies[newest]
         parts.append(f"{newest}: {tally.approval.share:.0%} approval of {tally.votes}")
-        if journal.training_since is not None:
+        if journal.trains:
             parts.append(_training(journal))
     return "; ".join(parts)
 
@@ -133,7 +133,7 @@ def _ring(journal: Journal, now: float) -> RenderableType:
     open_calls = max(journal.open_streams, ring.requests_in_flight)
     talking = open_calls > 0
     reading = ring.event_log_depth > 0 or talking
-    training = journal.training_since is not None
+    training = journal.trains
     current = _current_policy(journal)
     figures_out = (
         f"{journal.users_talking} talking",
@@ -215,7 +215,7 @@ def _figures(figures: tuple[str, ...]) -> Text:
 
 def _trainer_figure(journal: Journal) -> str:
     ring = journal.ring
-    if journal.training_since is None:
+    if not journal.trains:
         return "waits"
     if ring.training_state == "training" and ring.training_steps:
         return f"step {ring.training_step} of {ring.training_steps}"
@@ -303,7 +303,7 @@ def _progress(journal: Journal, width: int) -> Text:
     text, measure, done, whole = _waiting(journal), "", 0, 0
     if journal.progress:
         done, whole = journal.progress
-    elif journal.training_since is not None and ring.training_state == "training" and ring.training_steps:
+    elif journal.trains and ring.training_state == "training" and ring.training_steps:
         measure, done, whole = "steps ", ring.training_step, ring.training_steps
     elif journal.training_since is None and ring.new_feedback:
         measure, done, whole = "votes ", min(ring.new_feedback, journal.build_feedback), journal.build_feedback
