@@ -89,11 +89,14 @@ def run_each(schedules: Sequence[Schedule], run_one: Callable[[Schedule], object
     """
     with ThreadPoolExecutor(1) as beside:
         others = [beside.submit(run_one, schedule) for schedule in schedules if not schedule.kafka]
-        for schedule in schedules:
-            if schedule.kafka:
-                run_one(schedule)
-        for other in others:
-            other.result()
+        try:
+            for schedule in schedules:
+                if schedule.kafka:
+                    run_one(schedule)
+            for other in others:
+                other.result()
+        finally:
+            beside.shutdown(cancel_futures=True)  # where one failed, or somebody gave up, no other is begun
 
 
 class Broker:
