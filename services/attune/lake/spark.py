@@ -59,7 +59,8 @@ class SparkSnapshot:
             self._last(f"{counting_views(named)}\nSELECT 1", {})
 
     def define(self, name: str, table: pa.Table) -> None:
-        self.session.createDataFrame(table).createOrReplaceTempView(name)
+        with _reported():
+            self.session.createDataFrame(table).createOrReplaceTempView(name)
 
     def rows(self, query: str, arguments: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         with _reported():
@@ -135,6 +136,10 @@ def _session(threads: int, memory_mib: int, parts: int, scratch: Path) -> "Spark
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": str(parts),
         "spark.databricks.delta.snapshotPartitions": str(parts),
+        # On a busy machine Python and Java wait for one another for longer than the usual 15 s, heartbeats than 120 s.
+        "spark.python.authenticate.socketTimeout": "600s",
+        "spark.network.timeout": "600s",
+        "spark.sql.broadcastTimeout": "3600",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.log.level": "OFF",  # what goes wrong is raised

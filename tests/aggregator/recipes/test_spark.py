@@ -64,3 +64,8 @@ def test_both_engines_make_the_same_dataset(spark: SparkSnapshot, lake: Path, tm
     assert there.manifest.feedback_positions == here.manifest.feedback_positions
     reasons = [sorted(list_left_out(tmp_path / which)[0].rows()) for which in ("here", "there")]
     assert reasons[0] == reasons[1]
+
+
+@pytest.mark.usefixtures("spark")
+def test_python_and_java_wait_for_one_another_on_a_busy_machine() -> None:
+    assert int(os.environ["SPARK_AUTH_SOCKET_TIMEOUT"]) == 600, "or what is handed over fails after 15 s"
