@@ -131,7 +131,7 @@ class Grammars:
                 if compiler is None:
                     break
                 return compiler
-            if not self._starting and len(self._compilers) < _MOST_COMPILERS:
+            if self._free.empty() and not self._starting and len(self._compilers) < _MOST_COMPILERS:
                 self._start()
         raise Unavailable("no grammars can be made at this moment", retry_after_seconds=10)
 
