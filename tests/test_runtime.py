@@ -1,3 +1,4 @@
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -12,7 +13,7 @@ import psutil
 import pytest
 
 from attune.errors import Unavailable
-from attune.runtime import SignalEvent, clear_endpoints, read_endpoints, read_port, write_endpoints
+from attune.runtime import SignalEvent, announced, clear_endpoints, read_endpoints, read_port, write_endpoints
 
 STOPS = """
 from attune import runtime
@@ -26,7 +27,7 @@ PARENT = """
 import subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", '''
 import time
-from attune.runtime import die_with_parent
+from attune.runtime import announced, die_with_parent
 die_with_parent()
 print("tied", flush=True)
 time.sleep(600)
@@ -44,6 +45,13 @@ def test_endpoints_are_read_as_written_with_the_process(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="inference is not running on"):
         read_endpoints(tmp_path, "inference")
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_service_that_fails_is_announced_no_longer(tmp_path: Path) -> None:
+    with contextlib.suppress(OSError), announced(tmp_path, "shipper", metrics=2):
+        assert read_port(tmp_path, "shipper", "metrics") == 2
+        raise OSError("the disk is gone")
+    assert not (tmp_path / "run" / "shipper.json").exists()
 
 
 def test_endpoints_that_are_damaged_are_as_none(tmp_path: Path) -> None:

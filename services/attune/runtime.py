@@ -9,7 +9,7 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from attune.errors import Unavailable
@@ -42,6 +42,16 @@ def read_port(data: Path, service: str, name: str) -> int:
         file = data / "run" / f"{service}.json"
         raise Unavailable(f"{file} names no {name} port; stop `attune up` and start it again, which writes it anew")
     return endpoints[name]
+
+
+@contextlib.contextmanager
+def announced(data: Path, service: str, **ports: int) -> Iterator[None]:
+    """While it lasts, others find the service by what is written."""
+    write_endpoints(data, service, **ports)
+    try:
+        yield
+    finally:
+        clear_endpoints(data, service)
 
 
 def clear_endpoints(data: Path, service: str) -> None:

@@ -170,8 +170,6 @@ class House:
         server = InferenceServer(
             grpc_server,
             HttpServer(app, listening),
-            engine,
-            policies=policies,
             chat=chat,
             feedback=feedback,
             imports=Imports(log, keys, known, idempotency),

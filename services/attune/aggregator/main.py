@@ -47,7 +47,7 @@ from attune.metrics_page import serve_metrics
 from attune.personas import Personas
 from attune.personas.api_keys import KeyStore
 from attune.registry.policies import Registry
-from attune.runtime import clear_endpoints, die_with_parent, write_endpoints
+from attune.runtime import announced, die_with_parent
 from attune.settings import Settings, load_settings
 from attune.tls import page_context, server_tls
 from attune.v1 import dataset_pb2, dataset_pb2_grpc
@@ -270,17 +270,16 @@ async def serve(settings: Settings) -> None:
     grpc_port = rpc.bind(server, rules.host, rules.grpc_port, tls)
     metrics_port, page, _ = serve_metrics(rules.host, rules.metrics_port, page_context(tls))
     await server.start()
-    write_endpoints(settings.data, "aggregator", grpc=grpc_port, metrics=metrics_port)
-    logger.info("aggregator started", extra={"grpc_port": grpc_port, "metrics_port": metrics_port})
     try:
-        await _all_of(
-            asyncio.to_thread(aggregate, settings, personas, keys, registry, index, stopping=stopping),
-            asyncio.to_thread(keep_up_to_date, index, stopping, rules.poll_seconds),
-            asyncio.to_thread(keep_in_shape, place, settings.lake, stopping),
-            stopping=stopping,
-        )
+        with announced(settings.data, "aggregator", grpc=grpc_port, metrics=metrics_port):
+            logger.info("aggregator started", extra={"grpc_port": grpc_port, "metrics_port": metrics_port})
+            await _all_of(
+                asyncio.to_thread(aggregate, settings, personas, keys, registry, index, stopping=stopping),
+                asyncio.to_thread(keep_up_to_date, index, stopping, rules.poll_seconds),
+                asyncio.to_thread(keep_in_shape, place, settings.lake, stopping),
+                stopping=stopping,
+            )
     finally:
-        clear_endpoints(settings.data, "aggregator")
         await answers.enter_graceful_shutdown()
         await server.stop(_STOP_SECONDS)
         page.shutdown()

@@ -25,7 +25,7 @@ from attune.eventlog.cluster import Cluster
 from attune.eventlog.topics import TopicRules, create_topics
 from attune.logs import configure_logging
 from attune.metrics_page import serve_metrics
-from attune.runtime import die_with_parent, stop_on_signals, write_endpoints
+from attune.runtime import announced, die_with_parent, stop_on_signals
 from attune.settings import load_settings
 from attune.tls import page_context, server_tls
 
@@ -184,9 +184,9 @@ def main() -> int:
         broker.start(fetch_jars())
         made = create_topics(Cluster.of(kafka), TopicRules.of(kafka))
         metrics_port, page, _ = serve_metrics(rules.host, rules.metrics_port, page_context(server_tls(settings.tls)))
-        write_endpoints(settings.data, "broker", kafka=rules.port, metrics=metrics_port)
-        logger.info("broker started", extra={"port": rules.port, "metrics_port": metrics_port, "topics_made": made})
-        in_order = _keep(broker, stopping)
+        with announced(settings.data, "broker", kafka=rules.port, metrics=metrics_port):
+            logger.info("broker started", extra={"port": rules.port, "metrics_port": metrics_port, "topics_made": made})
+            in_order = _keep(broker, stopping)
         page.shutdown()
     except AttuneError as error:
         sys.stderr.write(f"{error}\n")

@@ -7,9 +7,11 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -50,9 +52,9 @@ from attune.personas.api_keys import KeyStore
 from attune.personas.store import Personas
 from attune.registry.policies import Registry
 from attune.registry.rollouts import RolloutLog
-from attune.runtime import clear_endpoints, die_with_parent, write_endpoints
+from attune.runtime import announced, die_with_parent
 from attune.settings import Settings, load_settings
-from attune.tls import page_context, server_tls
+from attune.tls import ServerTls, page_context, server_tls
 from attune.v1 import chat_pb2, chat_pb2_grpc, feedback_pb2, feedback_pb2_grpc
 
 logger = logging.getLogger("attune.inference")
@@ -89,20 +91,62 @@ async def serve(settings: Settings, *, ignore_end: bool = False) -> int:
 
     With `ignore_end` answers go on to max_tokens: for measuring.
     """
+    with contextlib.ExitStack() as closing:
+        # What is taken (ports, the event log) is found out before the engine takes its time.
+        doors = _open_doors(settings, closing)
+        stores = _open_stores(settings, closing)
+        chat = await _start_chat(settings, stores, closing, ignore_end=ignore_end)
+        service = _assemble(settings, doors, stores, chat)
+        await service.warm_up()
+        leave_cores(chat.engine.cpu_threads)
+        stopping = _signalled()
+        await service.open()
+        try:
+            with announced(settings.data, "inference", **doors.ports):
+                logger.info("inference is up", extra={f"{name}_port": port for name, port in doors.ports.items()})
+                healthy = await service.run(stopping)
+        finally:
+            await service.close(settings.inference.grace_seconds if stopping.is_set() else 0)
+    return 0 if healthy else 1
+
+
+@dataclass(frozen=True)
+class _Doors:
+    """Where it listens, and who may come in."""
+
+    access: KeyStore
+    tls: ServerTls | None
+    server: grpc.aio.Server
+    listening: socket.socket
+    ports: Mapping[str, int]
+
+
+def _open_doors(settings: Settings, closing: contextlib.ExitStack) -> _Doors:
     inference = settings.inference
-    personas = Personas.open(settings.data, settings.personas_folder, settings.default_persona)
-    keys = Keys.load_or_create(settings.data / "keys")
-    verifier = PolicyVerifier.load_or_create(settings.data / "keys")
-    access = KeyStore(settings.data / "access")
-    tls = server_tls(settings.tls)
+    access, tls = KeyStore(settings.data / "access"), server_tls(settings.tls)
     access.open_for(inference.host)
     server = rpc.build_server(access, max_message_bytes=inference.max_message_bytes)
-    # What is taken (ports, the event log) is found out before the engine takes its time.
     grpc_port = rpc.bind(server, inference.host, inference.grpc_port, tls)
     listening = bind(inference.host, inference.http_port)
-    metrics_port, metrics_server, metrics_thread = serve_metrics(
-        inference.host, inference.metrics_port, page_context(tls)
-    )
+    metrics_port, page, thread = serve_metrics(inference.host, inference.metrics_port, page_context(tls))
+    closing.callback(thread.join, _CLOSE_SECONDS)
+    closing.callback(page.shutdown)
+    ports = {"grpc": grpc_port, "http": listening.getsockname()[1], "metrics": metrics_port}
+    return _Doors(access, tls, server, listening, ports)
+
+
+@dataclass(frozen=True)
+class _Stores:
+    """What it keeps in the data folder."""
+
+    personas: Personas
+    keys: Keys
+    log: SqliteLog
+    idempotency: Idempotency
+
+
+def _open_stores(settings: Settings, closing: contextlib.ExitStack) -> _Stores:
+    personas = Personas.open(settings.data, settings.personas_folder, settings.default_persona)
     log = SqliteLog(
         settings.data / "spool",
         max_bytes=settings.event_log.max_mib << 20,
@@ -110,89 +154,72 @@ async def serve(settings: Settings, *, ignore_end: bool = False) -> int:
         feedback_share=settings.event_log.feedback_share,
         max_record_bytes=settings.kafka.max_record_mib << 20 if settings.kafka.servers else None,
     )
+    closing.callback(log.close)
     idempotency = Idempotency(
         settings.data / "idempotency.sqlite",
-        keep_hours=inference.idempotency_hours,
-        most_answers=inference.idempotency_answers,
+        keep_hours=settings.inference.idempotency_hours,
+        most_answers=settings.inference.idempotency_answers,
     )
-    try:
-        template = await asyncio.to_thread(ChatTemplate.load, settings.model_folder)
-        base_model_hash = await asyncio.to_thread(model_hash, settings.model_folder)
-        dialect = await asyncio.to_thread(
-            Dialect, settings.model_folder, settings.engine.tool_parser, settings.engine.reasoning_parser
-        )
-        engine = await Engine.start(replace(_engine_options(settings), ignore_end=ignore_end))
-        grammars = Grammars(settings.model_folder)
-        try:
-            policies = Policies(
-                engine,
-                Registry(settings.data / "registry", verifier),
-                RolloutLog(settings.data / "registry"),
-                personas,
-                base_model_hash=base_model_hash,
-                adapters=settings.data / "adapters",
-            )
-            chat = Chat(
-                engine=engine,
-                template=template,
-                policies=policies,
-                log=log,
-                keys=keys,
-                personas=personas,
-                hashes=Hashes(base_model_hash, template.tokenizer_hash, template.hash),
-                admission=Admission(inference.max_concurrent_requests, inference.max_concurrent_tokens),
-                quotas=Quotas(),
-                idempotency=idempotency,
-                parsing=Parsing(dialect),
-                grammars=grammars,
-                tenants=settings.tenants,
-                feedback_token_seconds=inference.feedback_token_days * _DAY_SECONDS,
-            )
-            feedback = Feedback(log, keys, personas, idempotency)
-            imports = Imports(log, keys, personas, idempotency, settings.tenants)
-            app = build_app(
-                chat,
-                feedback,
-                personas,
-                access,
-                limits=Limits(inference.max_message_bytes, STALL_SECONDS),
-                cors_origins=inference.cors_origins,
-            )
-            http = HttpServer(app, listening, None if tls is None else tls.ssl_context())
-            service = InferenceServer(
-                server,
-                http,
-                engine,
-                policies=policies,
-                chat=chat,
-                feedback=feedback,
-                imports=imports,
-                forgetting=Forgetting(
-                    Erasures(settings.data / "erasures"), log, idempotency, RefusedRecords(settings.data / "spool")
-                ),
-            )
-            await service.warm_up()
-            leave_cores(engine.cpu_threads)
-            stopping = _signalled()
-            await service.open()
-            write_endpoints(
-                settings.data, "inference", grpc=grpc_port, http=listening.getsockname()[1], metrics=metrics_port
-            )
-            logger.info("inference is up", extra={"grpc_port": grpc_port, "metrics_port": metrics_port})
-            try:
-                healthy = await service.run(stopping)
-            finally:
-                clear_endpoints(settings.data, "inference")
-                await service.close(inference.grace_seconds if stopping.is_set() else 0)
-        finally:
-            grammars.close()
-            engine.stop()
-    finally:
-        idempotency.close()
-        log.close()
-        metrics_server.shutdown()
-        metrics_thread.join(_CLOSE_SECONDS)
-    return 0 if healthy else 1
+    closing.callback(idempotency.close)
+    return _Stores(personas, Keys.load_or_create(settings.data / "keys"), log, idempotency)
+
+
+async def _start_chat(settings: Settings, stores: _Stores, closing: contextlib.ExitStack, *, ignore_end: bool) -> Chat:
+    """Loads the model; generates nothing yet."""
+    template = await asyncio.to_thread(ChatTemplate.load, settings.model_folder)
+    base_model_hash = await asyncio.to_thread(model_hash, settings.model_folder)
+    dialect = await asyncio.to_thread(
+        Dialect, settings.model_folder, settings.engine.tool_parser, settings.engine.reasoning_parser
+    )
+    engine = await Engine.start(replace(_engine_options(settings), ignore_end=ignore_end))
+    closing.callback(engine.stop)
+    grammars = Grammars(settings.model_folder)
+    closing.callback(grammars.close)
+    policies = Policies(
+        engine,
+        Registry(settings.data / "registry", PolicyVerifier.load_or_create(settings.data / "keys")),
+        RolloutLog(settings.data / "registry"),
+        stores.personas,
+        base_model_hash=base_model_hash,
+        adapters=settings.data / "adapters",
+    )
+    return Chat(
+        engine=engine,
+        template=template,
+        policies=policies,
+        log=stores.log,
+        keys=stores.keys,
+        personas=stores.personas,
+        hashes=Hashes(base_model_hash, template.tokenizer_hash, template.hash),
+        admission=Admission(settings.inference.max_concurrent_requests, settings.inference.max_concurrent_tokens),
+        quotas=Quotas(),
+        idempotency=stores.idempotency,
+        parsing=Parsing(dialect),
+        grammars=grammars,
+        tenants=settings.tenants,
+        feedback_token_seconds=settings.inference.feedback_token_days * _DAY_SECONDS,
+    )
+
+
+def _assemble(settings: Settings, doors: _Doors, stores: _Stores, chat: Chat) -> "InferenceServer":
+    feedback = Feedback(stores.log, stores.keys, stores.personas, stores.idempotency)
+    app = build_app(
+        chat,
+        feedback,
+        stores.personas,
+        doors.access,
+        limits=Limits(settings.inference.max_message_bytes, STALL_SECONDS),
+        cors_origins=settings.inference.cors_origins,
+    )
+    erasures, refused = Erasures(settings.data / "erasures"), RefusedRecords(settings.data / "spool")
+    return InferenceServer(
+        doors.server,
+        HttpServer(app, doors.listening, None if doors.tls is None else doors.tls.ssl_context()),
+        chat=chat,
+        feedback=feedback,
+        imports=Imports(stores.log, stores.keys, stores.personas, stores.idempotency, settings.tenants),
+        forgetting=Forgetting(erasures, stores.log, stores.idempotency, refused),
+    )
 
 
 class InferenceServer:
@@ -202,9 +229,7 @@ class InferenceServer:
         self,
         server: grpc.aio.Server,
         http: HttpServer,
-        engine: Engine,
         *,
-        policies: Policies,
         chat: Chat,
         feedback: Feedback,
         imports: Imports,
@@ -213,8 +238,6 @@ class InferenceServer:
     ) -> None:
         self._server = server
         self._http = http
-        self._engine = engine
-        self._policies = policies
         self._chat = chat
         self._forgetting = forgetting
         self._answers = health.aio.HealthServicer()
@@ -227,9 +250,9 @@ class InferenceServer:
     async def warm_up(self) -> None:
         """Generates, for the first time compiles; then what the rollout log says is put in service."""
         begun = time.monotonic()
-        await self._engine.warm_up(_WARM_UP_SECONDS)
-        self._policies.clear()
-        await self._policies.refresh()
+        await self._chat.engine.warm_up(_WARM_UP_SECONDS)
+        self._chat.policies.clear()
+        await self._chat.policies.refresh()
         # What the libraries hold stays for good: looking through it took hundreds of milliseconds each time.
         gc.collect()
         gc.freeze()
@@ -248,8 +271,8 @@ class InferenceServer:
         From then on new calls are refused and health says NOT_SERVING.
         """
         ending = asyncio.Event()
-        following = asyncio.create_task(self._policies.run(ending))
-        watching = asyncio.create_task(HealthMonitor(self._engine, say=self._say).run(ending))
+        following = asyncio.create_task(self._chat.policies.run(ending))
+        watching = asyncio.create_task(HealthMonitor(self._chat.engine, say=self._say).run(ending))
         told = asyncio.create_task(stopping.wait())
         forgetting = asyncio.create_task(self._forget(ending))
         try:
@@ -276,7 +299,7 @@ class InferenceServer:
             await self._chat.admission.wait_idle(_CLOSE_SECONDS)
         await asyncio.gather(self._server.stop(_CLOSE_SECONDS), self._http.stop())
         await self._chat.settle()
-        self._policies.clear()
+        self._chat.policies.clear()
 
     async def _say(self, serving: bool) -> None:
         if serving:

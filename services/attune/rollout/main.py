@@ -21,7 +21,7 @@ from attune.registry.policies import Registry
 from attune.registry.rollouts import RolloutLog
 from attune.rollout.promotion import Promotion
 from attune.rollout.service import PolicyService
-from attune.runtime import clear_endpoints, die_with_parent, pause, write_endpoints
+from attune.runtime import announced, die_with_parent, pause
 from attune.settings import Settings, load_settings
 from attune.tls import page_context, server_tls
 from attune.v1 import policy_pb2, policy_pb2_grpc
@@ -76,23 +76,19 @@ async def serve(settings: Settings) -> None:
         settings.rollout.host, settings.rollout.metrics_port, page_context(tls)
     )
     await server.start()
-    write_endpoints(settings.data, "rollout", grpc=grpc_port, metrics=metrics_port)
-    logger.info("rollout is up", extra={"grpc_port": grpc_port, "metrics_port": metrics_port})
+    promotion = Promotion(
+        registry,
+        log,
+        personas,
+        base_model_hash=base_model_hash,
+        datasets=settings.data / "datasets",
+        withdraw_hours=settings.privacy.withdraw_hours,
+    )
     try:
-        await _promote(
-            Promotion(
-                registry,
-                log,
-                personas,
-                base_model_hash=base_model_hash,
-                datasets=settings.data / "datasets",
-                withdraw_hours=settings.privacy.withdraw_hours,
-            ),
-            settings.rollout.poll_seconds,
-            stopping,
-        )
+        with announced(settings.data, "rollout", grpc=grpc_port, metrics=metrics_port):
+            logger.info("rollout is up", extra={"grpc_port": grpc_port, "metrics_port": metrics_port})
+            await _promote(promotion, settings.rollout.poll_seconds, stopping)
     finally:
-        clear_endpoints(settings.data, "rollout")
         await answers.enter_graceful_shutdown()
         await server.stop(_STOP_SECONDS)
         metrics_server.shutdown()

@@ -16,7 +16,7 @@ from attune.eventlog.cluster import Cluster
 from attune.eventlog.refused import RefusedRecords
 from attune.logs import configure_logging
 from attune.metrics_page import serve_metrics
-from attune.runtime import die_with_parent, stop_on_signals, write_endpoints
+from attune.runtime import announced, die_with_parent, stop_on_signals
 from attune.settings import load_settings
 from attune.shipper.shipper import Shipper
 from attune.tls import page_context, server_tls
@@ -26,6 +26,17 @@ logger = logging.getLogger("attune.shipper")
 _IDLE_SECONDS = 0.05
 _FAILED_SECONDS = 0.5
 _DRAIN_SECONDS = 10.0
+
+
+def ship_from(folder: Path, cluster: Cluster, batch_records: int, stopping: threading.Event) -> None:
+    """Until it is told to stop, once there is a spool."""
+    spool = open_when_there(lambda: SqliteLogReader(folder), stopping)
+    if spool is None:
+        return
+    shipper = Shipper(spool, cluster, RefusedRecords(folder), batch_records=batch_records, stopping=stopping)
+    ship(shipper, stopping)
+    shipper.close()
+    spool.close()
 
 
 def ship(shipper: Shipper, stopping: threading.Event) -> None:
@@ -68,15 +79,9 @@ def main() -> int:
         metrics_port, page, _ = serve_metrics(
             settings.shipper.host, settings.shipper.metrics_port, page_context(server_tls(settings.tls))
         )
-        write_endpoints(settings.data, "shipper", metrics=metrics_port)
-        logger.info("shipper started", extra={"metrics_port": metrics_port, "servers": settings.kafka.servers})
-        spool = open_when_there(lambda: SqliteLogReader(settings.data / "spool"), stopping)
-        if spool is not None:
-            refused = RefusedRecords(settings.data / "spool")
-            shipper = Shipper(spool, cluster, refused, batch_records=settings.shipper.batch_records, stopping=stopping)
-            ship(shipper, stopping)
-            shipper.close()
-            spool.close()
+        with announced(settings.data, "shipper", metrics=metrics_port):
+            logger.info("shipper started", extra={"metrics_port": metrics_port, "servers": settings.kafka.servers})
+            ship_from(settings.data / "spool", cluster, settings.shipper.batch_records, stopping)
         page.shutdown()
     except AttuneError as error:
         sys.stderr.write(f"{error}\n")

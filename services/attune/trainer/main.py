@@ -19,7 +19,7 @@ from attune.logs import configure_logging
 from attune.metrics_page import serve_metrics
 from attune.personas import Persona, Personas
 from attune.registry.withdrawal import withdraw_idle
-from attune.runtime import clear_endpoints, die_with_parent, stop_on_signals, write_endpoints
+from attune.runtime import announced, die_with_parent, stop_on_signals
 from attune.settings import Settings, load_settings
 from attune.tls import page_context, server_tls
 from attune.trainer.tracking import open_tracking, stay_at_home
@@ -57,16 +57,13 @@ def run(settings: Settings) -> None:
         settings.trainer.host, settings.trainer.metrics_port, page_context(server_tls(settings.tls))
     )
     _show_state("idle")
-    try:
-        serve(settings, stopping, port)
-    finally:
-        clear_endpoints(settings.data, "trainer")
-
-
-def serve(settings: Settings, stopping: threading.Event, metrics_port: int) -> None:
-    """Runs a cycle whenever a persona has a new dataset, until told to stop."""
     workshop = prepare(settings)
-    write_endpoints(settings.data, "trainer", metrics=metrics_port)
+    with announced(settings.data, "trainer", metrics=port):
+        serve(settings, workshop, stopping)
+
+
+def serve(settings: Settings, workshop: "Workshop", stopping: threading.Event) -> None:
+    """Runs a cycle whenever a persona has a new dataset, until told to stop."""
     watch = _watch(stopping.is_set)
     while not stopping.is_set():
         for persona in workshop.personas:
