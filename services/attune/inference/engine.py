@@ -111,11 +111,6 @@ class Generation:
                 raise Unavailable("the engine has died; it is being restarted", retry_after_seconds=10) from error
         return self._take(output)
 
-    @property
-    def behind(self) -> bool:
-        """Whether there are tokens that were not fetched."""
-        return self._queue.output is not None
-
     async def abort(self) -> None:
         """Stops the engine's work on it; afterwards what was sampled until now is here. Idempotent."""
         if self.finish_reason is not None:
