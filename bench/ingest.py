@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ WORDS = "the station a cab to please call me at once and then for my friend who 
 MEASUREMENTS = Path(__file__).parents[1] / "docs" / "measurements.md"
 WAYS = ("bare", "attune", "attune, masking")
 
+Figures = dict[str, float]
+Found = dict[str, list[Figures]]
+
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -61,28 +65,34 @@ def main() -> None:
 def measure(given: argparse.Namespace, folder: Path) -> None:
     size = fill(folder / "spool", given.records)
     print(f"{given.records:,} responses, {size / 1e6:.0f} MB")
-    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    found = in_turns(given, "bench.ingest", WAYS, "--folder", str(folder))
+    publish(given, [*heading(given, size), *compared(given.records, found)])
+
+
+def in_turns(given: argparse.Namespace, module: str, ways: Sequence[str], *arguments: str) -> Found:
+    """Figures of each round by way; each way is a process of its own, which says its figures on standard output."""
+    found: Found = {way: [] for way in ways}
     for number in range(given.rounds):
-        for way in WAYS if number % 2 == 0 else reversed(WAYS):
-            found[way].append(process(way, folder, given.cores))
-            last = found[way][-1]
-            print(f"round {number + 1}, {way}: {last['seconds']:.1f} s, {last['cpu_seconds']:.1f} s of CPU")
-    text = section(given, size, found)
+        for way in ways if number % 2 == 0 else reversed(ways):
+            command = ["taskset", "-c", given.cores, sys.executable, "-m", module, "--way", way, *arguments]
+            ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ)
+            figures: Figures = json.loads(ended.stdout)
+            found[way].append(figures)
+            print(f"round {number + 1}, {way}: {figures['seconds']:.1f} s, {figures['cpu_seconds']:.1f} s of CPU")
+    return found
+
+
+def publish(given: argparse.Namespace, lines: Sequence[str]) -> None:
+    """Prints a section, and writes it where that was asked for."""
+    text = "\n".join(lines) + "\n"
     print(text)
     if given.write:
         write_section(MEASUREMENTS, text)
 
 
-def process(way: str, folder: Path, cores: str) -> dict[str, float]:
-    command = ["taskset", "-c", cores, sys.executable, "-m", "bench.ingest", "--way", way, "--folder", str(folder)]
-    ended = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
-    figures: dict[str, float] = json.loads(ended.stdout)
-    return figures
-
-
-def section(given: argparse.Namespace, size: int, found: dict[str, list[dict[str, float]]]) -> str:
+def heading(given: argparse.Namespace, size: int) -> list[str]:
     cores = len(given.cores.split(","))
-    lines = [
+    return [
         "## Ingest",
         "",
         f"`python -m bench.ingest`, {machine()}",
@@ -91,14 +101,21 @@ def section(given: argparse.Namespace, size: int, found: dict[str, list[dict[str
         "writes the same bytes to a Delta table, and no more. Other work ran on the machine: read the ratios, and of",
         "these those of CPU time.",
         "",
+    ]
+
+
+def compared(records: int, found: Found) -> list[str]:
+    """A table of the ways, each beside the first in the same round."""
+    lines = [
         "| | responses a second, median (lowest to highest) | bare time / time | bare CPU / CPU | peak memory, MiB |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    for way in WAYS:
-        rates = [given.records / figures["seconds"] for figures in found[way]]
-        pairs = list(zip(found["bare"], found[way], strict=True))
+    bare = next(iter(found))
+    for way in found:
+        rates = [records / figures["seconds"] for figures in found[way]]
+        pairs = list(zip(found[bare], found[way], strict=True))
         beside = [
-            "" if way == "bare" else interval([bare[what] / ours[what] for bare, ours in pairs], 2)
+            "" if way == bare else interval([theirs[what] / ours[what] for theirs, ours in pairs], 2)
             for what in ("seconds", "cpu_seconds")
         ]
         peak = max(figures["mib"] for figures in found[way])
@@ -106,7 +123,7 @@ def section(given: argparse.Namespace, size: int, found: dict[str, list[dict[str
             f"| {way} | {statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f}) | "
             f"{' | '.join(beside)} | {peak:,.0f} |"
         )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def fill(folder: Path, records: int) -> int:

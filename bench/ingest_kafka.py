@@ -14,9 +14,6 @@ import json
 import os
 import random
 import resource
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -35,8 +32,8 @@ from attune.eventlog.topics import TopicRules, create_topics
 from attune.lake.lake import Lake
 from attune.settings import AggregatorSettings, KafkaSettings, PrivacySettings
 from attune.v1 import event_pb2
-from bench.ingest import MEASUREMENTS, OUTPUT_TOKENS, PROMPT_TOKENS, response
-from bench.serving import interval, machine, write_section
+from bench.ingest import OUTPUT_TOKENS, PROMPT_TOKENS, compared, in_turns, publish, response
+from bench.serving import machine
 
 WAYS = ("bare loop", "attune", "attune, masking")
 _SENT_AT_ONCE = 500
@@ -67,29 +64,14 @@ def main() -> None:
 def measure(given: argparse.Namespace, address: str) -> None:
     size = fill(address, given.records)
     print(f"{given.records:,} responses, {size / 1e6:.0f} MB")
-    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-    for number in range(given.rounds):
-        for way in WAYS if number % 2 == 0 else reversed(WAYS):
-            found[way].append(process(way, address, given))
-            last = found[way][-1]
-            print(f"round {number + 1}, {way}: {last['seconds']:.1f} s, {last['cpu_seconds']:.1f} s of CPU")
-    text = section(given, size, found)
-    print(text)
-    if given.write:
-        write_section(MEASUREMENTS, text)
+    shared = "--address", address, "--records", str(given.records)
+    found = in_turns(given, "bench.ingest_kafka", WAYS, *shared)
+    publish(given, [*heading(given, size), *compared(given.records, found)])
 
 
-def process(way: str, address: str, given: argparse.Namespace) -> dict[str, float]:
-    command = ["taskset", "-c", given.cores, sys.executable, "-m", "bench.ingest_kafka", "--way", way]
-    command += ["--address", address, "--records", str(given.records)]
-    ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ)
-    figures: dict[str, float] = json.loads(ended.stdout)
-    return figures
-
-
-def section(given: argparse.Namespace, size: int, found: dict[str, list[dict[str, float]]]) -> str:
+def heading(given: argparse.Namespace, size: int) -> list[str]:
     cores = len(given.cores.split(","))
-    lines = [
+    return [
         "## Ingest from Kafka",
         "",
         f"`python -m bench.ingest_kafka`, {machine()}",
@@ -98,22 +80,7 @@ def section(given: argparse.Namespace, size: int, found: dict[str, list[dict[str
         "rounds in turns; medians with 95 % intervals. The bare loop: kafka-python's consumer and protobuf's decoder:",
         "it writes nothing. The broker and other work ran beside them: read the ratios.",
         "",
-        "| | responses a second, median (lowest to highest) | bare time / time | bare CPU / CPU | peak memory, MiB |",
-        "| --- | ---: | ---: | ---: | ---: |",
     ]
-    for way in WAYS:
-        rates = [given.records / figures["seconds"] for figures in found[way]]
-        pairs = list(zip(found[WAYS[0]], found[way], strict=True))
-        beside = [
-            "" if way == WAYS[0] else interval([bare[what] / ours[what] for bare, ours in pairs], 2)
-            for what in ("seconds", "cpu_seconds")
-        ]
-        peak = max(figures["mib"] for figures in found[way])
-        lines.append(
-            f"| {way} | {statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f}) | "
-            f"{' | '.join(beside)} | {peak:,.0f} |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 class OwnGroup(Cluster):
