@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ptars import HandlerPool
 
+from attune.chat.words import AUTHORS, FINISH_REASONS, ROLES, SOURCES, THUMBS, Words
 from attune.lake.tables import FEEDBACK, RESPONSES, SCHEMAS, Position
 from attune.v1 import event_pb2
 
@@ -26,43 +27,9 @@ _LATEST_UNIX_MS = 253_402_300_800_000  # the year 10000
 _LARGEST_INT64 = (1 << 63) - 1
 _BEST_RATING = 5
 
-_ROLES = {
-    event_pb2.ROLE_SYSTEM: "system",
-    event_pb2.ROLE_USER: "user",
-    event_pb2.ROLE_ASSISTANT: "assistant",
-    event_pb2.ROLE_TOOL: "tool",
-}
-_SOURCES = {
-    event_pb2.SOURCE_SERVED: "served",
-    event_pb2.SOURCE_IMPORTED: "imported",
-    event_pb2.SOURCE_TEACHER: "teacher",
-}
-_FINISH_REASONS = {
-    event_pb2.FINISH_REASON_STOP: "stop",
-    event_pb2.FINISH_REASON_LENGTH: "length",
-    event_pb2.FINISH_REASON_ABORTED: "aborted",
-    event_pb2.FINISH_REASON_TOOL_CALLS: "tool_calls",
-}
-_THUMBS = {event_pb2.THUMB_UP: "up", event_pb2.THUMB_DOWN: "down"}
-_AUTHORS = {
-    event_pb2.AUTHOR_UNSPECIFIED: "end_user",
-    event_pb2.AUTHOR_END_USER: "end_user",
-    event_pb2.AUTHOR_REVIEWER: "reviewer",
-    event_pb2.AUTHOR_APPLICATION: "application",
-}
-_CHOICES = {
-    event_pb2.ToolChoice.MODE_UNSPECIFIED: "auto",
-    event_pb2.ToolChoice.MODE_AUTO: "auto",
-    event_pb2.ToolChoice.MODE_NONE: "none",
-    event_pb2.ToolChoice.MODE_REQUIRED: "required",
-    event_pb2.ToolChoice.MODE_NAMED: "named",
-}
-_FORMATS = {
-    event_pb2.ResponseFormat.KIND_UNSPECIFIED: "text",
-    event_pb2.ResponseFormat.KIND_TEXT: "text",
-    event_pb2.ResponseFormat.KIND_JSON_OBJECT: "json_object",
-    event_pb2.ResponseFormat.KIND_JSON_SCHEMA: "json_schema",
-}
+_AUTHORS = {event_pb2.AUTHOR_UNSPECIFIED: "end_user", **AUTHORS.of}
+_CHOICES = {event_pb2.ToolChoice.MODE_UNSPECIFIED: "auto", **Words(event_pb2.ToolChoice.Mode).of}
+_FORMATS = {event_pb2.ResponseFormat.KIND_UNSPECIFIED: "text", **Words(event_pb2.ResponseFormat.Kind).of}
 _SIGNALS = [field.name for field in event_pb2.FeedbackEvent.DESCRIPTOR.oneofs_by_name["signal"].fields]
 # Of an exchange that may not be stored.
 _PRIVATE = (
@@ -210,9 +177,9 @@ def _response_columns(events: pa.RecordBatch, poison: _Poison) -> dict[str, pa.A
     columns |= {field.name: _part(timings, field.name) for field in timings.type}
     columns |= {name: columns[name].fill_null(0) for name in ("received_unix_ms", "total_ms")}
     columns |= {f"consent_{field.name}": _part(events["consent"], field.name) for field in events["consent"].type}
-    columns["source"] = poison.names("source", _SOURCES, events["source"])
+    columns["source"] = poison.names("source", SOURCES.of, events["source"])
     columns["messages"] = _messages(events["messages"], poison)
-    columns["finish_reason"] = poison.names("finish_reason", _FINISH_REASONS, events["finish_reason"])
+    columns["finish_reason"] = poison.names("finish_reason", FINISH_REASONS.of, events["finish_reason"])
     mode, kind = _part(events["tool_choice"], "mode"), _part(events["response_format"], "kind")
     columns["tool_choice"] = poison.names("tool_choice.mode", _CHOICES, mode.fill_null(0))
     columns["response_format"] = poison.names("response_format.kind", _FORMATS, kind.fill_null(0))
@@ -236,7 +203,7 @@ def _check_logprobs(events: pa.RecordBatch, poison: _Poison) -> None:
 def _messages(messages: pa.ListArray, poison: _Poison) -> pa.ListArray:
     """With the roles by name."""
     numbers = _part(messages.values, "role")
-    roles = _names(_ROLES, numbers)
+    roles = _names(ROLES.of, numbers)
     for number in pc.indices_nonzero(pc.is_null(roles)).to_pylist():
         place = pc.list_parent_indices(messages)[number].as_py()
         poison.reasons.setdefault(place, f"role is {numbers[number]}; this version does not know it")
@@ -284,7 +251,7 @@ def _feedback_columns(events: pa.RecordBatch, poison: _Poison) -> dict[str, pa.A
     columns["author"] = poison.names("author", _AUTHORS, events["author"])
     # Of what is taken back the value does not count and may be missing.
     nothing = pc.and_(events["retracted"], pc.equal(events["thumb"], event_pb2.THUMB_UNSPECIFIED))
-    columns["thumb"] = poison.names("thumb", _THUMBS, _without(events["thumb"], nothing))
+    columns["thumb"] = poison.names("thumb", THUMBS.of, _without(events["thumb"], nothing))
     rating = columns["rating"] = _without(events["rating"], events["retracted"])
     poison.where(
         pc.or_(pc.less(rating, 1), pc.greater(rating, _BEST_RATING)),
