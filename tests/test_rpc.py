@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import REGISTRY
 
 from attune import errors, rpc
+from attune.access import Caller
 from attune.errors import AttuneError, FailedPrecondition, InvalidInput, ResourceExhausted
 from attune.v1 import chat_pb2, chat_pb2_grpc
 from tests.inference.waiting import eventually
@@ -22,8 +23,14 @@ from tests.keyed import key_store, keyed_channel
 SECRET = "what the caller wrote"
 
 
-class Handlers(chat_pb2_grpc.ChatServiceServicer):
+class Handlers(chat_pb2_grpc.ChatServiceServicer, rpc.Gated):
     """Does what the request's persona says."""
+
+    refusal: Exception | None = None
+
+    def check_room(self, caller: Caller) -> None:
+        if self.refusal is not None:
+            raise self.refusal
 
     async def Chat(self, request: chat_pb2.ChatRequest, context: Any) -> chat_pb2.ChatResponse:
         await _act(request.persona, context)
@@ -53,11 +60,16 @@ async def _act(what: str, context: Any) -> None:
             raise getattr(errors, name)("a sentence")
 
 
+@pytest.fixture
+def handlers() -> Handlers:
+    return Handlers()
+
+
 @pytest_asyncio.fixture
-async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
+async def channel(tmp_path: Path, handlers: Handlers) -> AsyncIterator[grpc.aio.Channel]:
     store, api_key = key_store(tmp_path)
     server = rpc.build_server(store, max_message_bytes=1 << 16)
-    chat_pb2_grpc.add_ChatServiceServicer_to_server(Handlers(), server)
+    chat_pb2_grpc.add_ChatServiceServicer_to_server(handlers, server)
     rpc.add_reflection(server, ["attune.v1.ChatService"])
     port = rpc.bind(server, "127.0.0.1", 0, None)
     await server.start()
@@ -140,6 +152,30 @@ async def test_details_can_be_read_by_machine(channel: grpc.aio.Channel) -> None
     assert all(any(detail.Unpack(wanted) for detail in status.details) for wanted in (retry, info, quota))
     assert retry.retry_delay.ToMilliseconds() == 1500
     assert (info.reason, info.domain) == ("RESOURCE_EXHAUSTED", "attune")
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status", "sentence"),
+    [
+        (
+            ResourceExhausted("all places are taken", retry_after_seconds=1.5),
+            "RESOURCE_EXHAUSTED",
+            "all places are taken",
+        ),
+        (RuntimeError(SECRET), "INTERNAL", "internal error"),
+    ],
+)
+async def test_who_has_no_room_is_refused_before_the_request_has_come(
+    channel: grpc.aio.Channel, handlers: Handlers, refusal: Exception, status: str, sentence: str
+) -> None:
+    handlers.refusal = refusal
+    before = counted("Chat", status)
+    raw: Any = channel.stream_stream("/attune.v1.ChatService/Chat")
+    call = raw(timeout=10)  # nothing is sent
+    assert ((await call.code()).name, await call.details()) == (status, sentence)
+    assert counted("Chat", status) == before + 1
+    handlers.refusal = None
+    assert (await fails(channel, "NotFound")).code() == grpc.StatusCode.NOT_FOUND
 
 
 async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> None:

@@ -1,9 +1,11 @@
 """The gRPC border: one server set-up, and the one place where errors become statuses."""
 
 import asyncio
+import functools
 import inspect
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
@@ -17,13 +19,12 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from grpc_reflection.v1alpha import reflection
 
 from attune import metrics
-from attune.access import CALLER, Authenticator, admit
+from attune.access import CALLER, Authenticator, Caller, admit
 from attune.errors import (
     AttuneError,
     DeadlineExceeded,
     FailedPrecondition,
     InvalidInput,
-    ResourceExhausted,
     Unavailable,
     status_of,
 )
@@ -37,6 +38,8 @@ _MAX_DETAILS_CHARACTERS = 500
 
 # The core ends a call at its deadline by a clock that is not quite the interpreter's.
 _DEADLINE_SLACK_SECONDS = 0.05
+
+_INVALID, _EXHAUSTED = grpc.StatusCode.INVALID_ARGUMENT.name, grpc.StatusCode.RESOURCE_EXHAUSTED.name
 
 _Behaviour = Callable[[Any, Any], Any]
 
@@ -96,6 +99,14 @@ def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
     reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), server)
 
 
+class Gated(ABC):
+    """A service that can tell before a request has been read that it has no room for it."""
+
+    @abstractmethod
+    def check_room(self, caller: Caller) -> None:
+        """Raises what any call of this caller would be refused with now."""
+
+
 class _Malformed:
     """Stands for bytes that are no message, until the handler can refuse them."""
 
@@ -103,7 +114,8 @@ class _Malformed:
 class _Border(grpc.aio.ServerInterceptor):
     """Wraps deserialiser and handler of every method.
 
-    A caller without the right to a method is refused before anything of the request is looked at.
+    A caller without the right to a method, or for whom there is no room, is refused before anything of the request is
+    read: a server that is asked for ten times what it can do answers mostly that.
 
     AttuneError becomes its status; malformed bytes INVALID_ARGUMENT; anything else INTERNAL, without its text. A
     cancellation that did not come from the caller becomes UNAVAILABLE: escaping, it would leave the caller waiting
@@ -126,19 +138,33 @@ class _Border(grpc.aio.ServerInterceptor):
         )
         behaviour = getattr(handler, "_".join(kinds))
         wrap = getattr(grpc, f"{'_'.join(kinds)}_rpc_method_handler")
-        credential = next(
-            (value for name, value in handler_call_details.invocation_metadata if name == "authorization"), None
-        )
-
-        def enter() -> None:
-            CALLER.set(admit(self._authenticator, method, credential))
-
+        try:
+            # The handler runs in this task, and finds it there.
+            CALLER.set(self._let_in(method, behaviour, handler_call_details.invocation_metadata))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a status
+            # As if it took a stream: then gRPC does not wait for the request.
+            return grpc.stream_stream_rpc_method_handler(_guard(_refusing(error), method, request_streaming=True))
         wrapped: grpc.RpcMethodHandler[Any, Any] = wrap(
-            _guard(behaviour, method, enter, request_streaming=handler.request_streaming),
+            _guard(behaviour, method, request_streaming=handler.request_streaming),
             request_deserializer=_tolerant(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
         return wrapped
+
+    def _let_in(self, method: str, behaviour: _Behaviour, metadata: Iterable[tuple[str, str]]) -> Caller:
+        credential = next((value for name, value in metadata if name == "authorization"), None)
+        caller = admit(self._authenticator, method, credential)
+        service = getattr(behaviour, "__self__", None)
+        if isinstance(service, Gated):
+            service.check_room(caller)
+        return caller
+
+
+def _refusing(error: Exception) -> _Behaviour:
+    async def refuse(_requests: Any, _context: Any) -> None:
+        raise error
+
+    return refuse
 
 
 def _tolerant(deserialise: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
@@ -151,11 +177,10 @@ def _tolerant(deserialise: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return read
 
 
-def _guard(behaviour: _Behaviour, method: str, enter: Callable[[], None], *, request_streaming: bool) -> _Behaviour:
+def _guard(behaviour: _Behaviour, method: str, *, request_streaming: bool) -> _Behaviour:
     async def call(request: Any, context: Any) -> Any:
         status = "OK"
         try:
-            enter()
             outcome = behaviour(_checked_stream(request) if request_streaming else _checked(request), context)
             if not inspect.isasyncgen(outcome):
                 return await outcome
@@ -208,21 +233,29 @@ def _status_of_gone(context: Any) -> str:
 
 async def _abort(context: Any, error: AttuneError) -> None:
     name = status_of(error).grpc
-    code = grpc.StatusCode[name]
     sentence = error.message[:_MAX_DETAILS_CHARACTERS]
-    details = status_pb2.Status(code=code.value[0], message=sentence)
+    retry_after_seconds = None if isinstance(error, DeadlineExceeded) else error.retry_after_seconds
+    details = _details(name, sentence, error.field, retry_after_seconds)
+    await context.abort(grpc.StatusCode[name], sentence, (("grpc-status-details-bin", details),))
+
+
+@functools.lru_cache(maxsize=256)
+def _details(name: str, sentence: str, field: str | None, retry_after_seconds: float | None) -> bytes:
+    """A google.rpc.Status as bytes; a server that is full says the same thing very often."""
+    details = status_pb2.Status(code=grpc.StatusCode[name].value[0], message=sentence)
     _pack(details, error_details_pb2.ErrorInfo(reason=name, domain="attune"))
-    if isinstance(error, InvalidInput) and error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=sentence)
+    if name == _INVALID and field:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=sentence)
         _pack(details, error_details_pb2.BadRequest(field_violations=[violation]))
-    if isinstance(error, ResourceExhausted):
-        quota = error_details_pb2.QuotaFailure.Violation(subject=error.field or "server", description=sentence)
+    if name == _EXHAUSTED:
+        quota = error_details_pb2.QuotaFailure.Violation(subject=field or "server", description=sentence)
         _pack(details, error_details_pb2.QuotaFailure(violations=[quota]))
-    if error.retry_after_seconds is not None and not isinstance(error, DeadlineExceeded):
+    if retry_after_seconds is not None:
         delay = duration_pb2.Duration()
-        delay.FromMilliseconds(round(error.retry_after_seconds * 1000))
+        delay.FromMilliseconds(round(retry_after_seconds * 1000))
         _pack(details, error_details_pb2.RetryInfo(retry_delay=delay))
-    await context.abort(code, sentence, (("grpc-status-details-bin", details.SerializeToString()),))
+    data: bytes = details.SerializeToString()
+    return data
 
 
 def _pack(details: Any, message: Any) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from attune.errors import Aborted, AlreadyExists, Unavailable
-from attune.inference.idempotency import Idempotency
+from attune.inference.idempotency import Idempotency, _Held
+from tests.inference.waiting import eventually
 
 NAME = ("acme", "chat", "mine")
+OTHER = ("acme", "chat", "other")
 
 
 def opened(folder: Path, *, keep_hours: float = 1, most_answers: int = 100) -> Idempotency:
@@ -52,6 +54,45 @@ async def test_a_failed_request_frees_its_id(tmp_path: Path) -> None:
     store.begin(NAME, b"digest")
     store.release(NAME)
     assert store.begin(NAME, b"another") is None
+    store.close()
+
+
+async def test_what_nobody_waits_for_is_given_again_at_once_and_after_a_restart(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.begin(NAME, b"digest")
+    written = store.finish_soon(NAME, b"answer")
+    store.release(NAME)
+    assert store.begin(NAME, b"digest") == b"answer"
+    with pytest.raises(AlreadyExists):
+        store.begin(NAME, b"another")
+    await asyncio.wrap_future(written)
+    await eventually(lambda: not store._held)
+    assert store.begin(NAME, b"digest") == b"answer"
+    store.begin(OTHER, b"digest")
+    store.finish_soon(OTHER, b"as the server stops")
+    store.close()
+    store = opened(tmp_path)
+    assert store.begin(OTHER, b"digest") == b"as the server stops"
+    store.close()
+
+
+async def test_an_id_whose_answer_could_not_be_written_is_free_again(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store._reader.execute("DROP TABLE answers")
+    store._held[NAME] = _Held(b"digest")
+    with pytest.raises(Unavailable, match="could not be kept"):
+        await store.finish(NAME, b"answer", durable=True)
+    await eventually(lambda: NAME not in store._held)
+    store.close()
+
+
+async def test_an_erasure_reaches_what_was_about_to_be_written(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    for number in range(20):
+        name = ("acme", "chat", str(number))
+        store.begin(name, b"digest")
+        store.finish_soon(name, b"Quokkaflower")
+    assert await asyncio.to_thread(store.erase, lambda _name, answer: answer == b"Quokkaflower") == 20
     store.close()
 
 

@@ -84,6 +84,12 @@ class Chat:
     _running: set[Alternative] = field(default_factory=set)
     _settling: set[asyncio.Task[None]] = field(default_factory=set)
 
+    def check_room(self, caller: Caller) -> None:
+        """Raises what any call of this caller would be refused with now: to be asked before a request is read."""
+        # Who is over a limit of the key's own lays no claim to a part of the server.
+        self.quotas.check(caller)
+        self.admission.check(caller.tenant)
+
     async def answer(self, request: chat_pb2.ChatRequest, caller: Caller) -> chat_pb2.ChatResponse:
         """Every alternative, whole."""
         asked, received = self._understand(request, caller)
@@ -166,9 +172,6 @@ class Chat:
     @contextlib.asynccontextmanager
     async def _turn(self, asked: Asked, received: Received, *, streaming: bool) -> AsyncIterator[Turn]:
         """Admits, begins, and settles: afterwards nothing of the call is held, however it ended."""
-        # Who is over a limit of the key's own lays no claim to a part of the server.
-        self.quotas.check(asked.caller)
-        self.admission.check(asked.caller.tenant)
         prompt_token_ids = await self._render(asked)
         sampling = resolve_sampling(
             asked.request.sampling,

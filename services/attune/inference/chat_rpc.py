@@ -4,18 +4,22 @@ import contextlib
 from dataclasses import dataclass
 from typing import Any
 
-from attune.access import CALLER
+from attune.access import CALLER, Caller
 from attune.inference.chat import Chat
 from attune.inference.stall import STALL_SECONDS, stall_guard
+from attune.rpc import Gated
 from attune.v1 import chat_pb2, chat_pb2_grpc
 
 
 @dataclass(eq=False)
-class ChatService(chat_pb2_grpc.ChatServiceServicer):
+class ChatService(chat_pb2_grpc.ChatServiceServicer, Gated):
     """The RPCs of chat.proto."""
 
     chat: Chat
     stall_seconds: float = STALL_SECONDS
+
+    def check_room(self, caller: Caller) -> None:
+        self.chat.check_room(caller)
 
     async def Chat(self, request: chat_pb2.ChatRequest, context: Any) -> chat_pb2.ChatResponse:
         return await self.chat.answer(request, CALLER.get())

@@ -59,7 +59,8 @@ class Feedback:
             return feedback_pb2.SubmitFeedbackResponse(feedback_id=earlier.decode(), duplicate=True)
         try:
             await self._append(event)
-            await self.idempotency.finish(name, event.header.event_id.encode(), durable=True)
+            # The feedback is safe. Were its id forgotten in a crash, the lake would still settle a second one.
+            self.idempotency.finish_soon(name, event.header.event_id.encode())
         finally:
             self.idempotency.release(name)
         return feedback_pb2.SubmitFeedbackResponse(feedback_id=event.header.event_id)

@@ -34,17 +34,27 @@ _MOST_WAITING = 10_000
 _MOST_IN_ONE_COMMIT = 500
 _TIDY_SECONDS = 60.0
 _CLOSE_SECONDS = 10.0
+# Answers that nobody waits for are committed together.
+_GATHER_SECONDS = 0.02
 # An erasure rewrites the file.
 _BUSY_SECONDS = 30.0
 
 
 @dataclass
 class _Held:
-    """A request that runs, or one whose answer may not be written down."""
+    """A request that runs, or one whose answer is not written down yet or may never be."""
 
     digest: bytes
     answer: bytes | None = None
     kept_unix_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: Name
+    digest: bytes
+    answer: bytes
+    written: Future[None]
 
 
 class Idempotency:
@@ -61,7 +71,9 @@ class Idempotency:
         self._file = file
         file.parent.mkdir(parents=True, exist_ok=True)
         self._reader = _open_whole(file)
-        self._rows: queue.Queue[tuple[Name, bytes, bytes, Future[None]] | None] = queue.Queue(_MOST_WAITING)
+        # Beside rows: a future is resolved when all before it are written, None ends the thread.
+        self._rows: queue.Queue[_Row | Future[None] | None] = queue.Queue(_MOST_WAITING)
+        self._hurry = threading.Event()
         self._writer = threading.Thread(target=self._write, args=(_open(file),), name="idempotency")
         self._writer.start()
 
@@ -85,17 +97,28 @@ class Idempotency:
 
     async def finish(self, name: Name, answer: bytes, *, durable: bool) -> None:
         """Keeps the answer; durably, before this returns, unless it may not be written. Raises Unavailable."""
-        held = self._held[name]
-        if not durable:
+        if durable:
+            written = self.finish_soon(name, answer)
+            self._hurry.set()
+            await asyncio.shield(asyncio.wrap_future(written))
+        else:
             self._forget_held()
-            held.answer, held.kept_unix_seconds = answer, time.time()
-            return
+            self._hold(name, answer)
+
+    def finish_soon(self, name: Name, answer: bytes) -> Future[None]:
+        """Keeps the answer in memory at once and in the file within moments: a crash before that forgets it.
+
+        Nobody has to wait for the future. It fails with Unavailable; then the id is free again.
+        """
+        held = self._hold(name, answer)
         written: Future[None] = Future()
+        loop = asyncio.get_running_loop()
+        written.add_done_callback(lambda _: loop.call_soon_threadsafe(self._held.pop, name, None))
         try:
-            self._rows.put_nowait((name, held.digest, answer, written))
+            self._rows.put_nowait(_Row(name, held.digest, answer, written))
         except queue.Full:
-            raise Unavailable("too many answers wait to be kept", retry_after_seconds=1) from None
-        await asyncio.shield(asyncio.wrap_future(written))
+            written.set_exception(Unavailable("too many answers wait to be kept", retry_after_seconds=1))
+        return written
 
     def release(self, name: Name) -> None:
         """The request has ended, well or not; without an answer its id is free again."""
@@ -115,6 +138,7 @@ class Idempotency:
         Raises Unavailable when the file could not be rewritten; then it is to be called again.
         """
         try:
+            self._flush()
             with contextlib.closing(_open(self._file)) as connection:
                 rows = connection.execute("SELECT tenant, kind, client_id, answer FROM answers")
                 names = [
@@ -126,7 +150,7 @@ class Idempotency:
                 # What was deleted before, by anybody, stands on free pages and in the WAL until now.
                 connection.execute("VACUUM")
                 busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-        except sqlite3.Error as error:
+        except (sqlite3.Error, TimeoutError) as error:
             raise Unavailable(f"answers under request ids cannot be erased now: {error}") from None
         if busy:
             raise Unavailable("answers under request ids are being read; their old pages cannot go yet")
@@ -135,6 +159,7 @@ class Idempotency:
     def close(self) -> None:
         """Writes what waits."""
         self._rows.put(None)
+        self._hurry.set()
         self._writer.join(_CLOSE_SECONDS)
         self._reader.close()
 
@@ -149,6 +174,18 @@ class Idempotency:
             raise Unavailable("whether this request id was used before cannot be read now") from error
         return row
 
+    def _flush(self) -> None:
+        """Returns when what was kept before is in the file; blocks."""
+        flushed: Future[None] = Future()
+        self._rows.put(flushed)
+        self._hurry.set()
+        flushed.result(_BUSY_SECONDS)
+
+    def _hold(self, name: Name, answer: bytes) -> _Held:
+        held = self._held[name]
+        held.answer, held.kept_unix_seconds = answer, time.time()
+        return held
+
     def _forget_held(self) -> None:
         """Room for one more answer that is held in memory alone."""
         answered = [name for name, held in self._held.items() if held.answer is not None]
@@ -158,31 +195,39 @@ class Idempotency:
     def _write(self, connection: sqlite3.Connection) -> None:
         tidied = 0.0
         while True:
-            rows = [self._rows.get()]
-            with contextlib.suppress(queue.Empty):
-                while len(rows) < _MOST_IN_ONE_COMMIT:
-                    rows.append(self._rows.get_nowait())
-            batch = [row for row in rows if row is not None]
+            taken = self._take()
+            rows = [one for one in taken if isinstance(one, _Row)]
+            waiting = [one.written if isinstance(one, _Row) else one for one in taken if one is not None]
             try:
                 with connection:
                     connection.execute("BEGIN IMMEDIATE")
                     connection.executemany(
                         "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
-                        [(*name, digest, answer, time.time()) for name, digest, answer, _ in batch],
+                        [(*row.name, row.digest, row.answer, time.time()) for row in rows],
                     )
                     if time.monotonic() - tidied > _TIDY_SECONDS:
                         self._tidy(connection)
                         tidied = time.monotonic()
             except sqlite3.Error as error:
                 logger.error("answers not kept", extra={"error": type(error).__name__})
-                for *_, written in batch:
-                    written.set_exception(Unavailable("the answer could not be kept under its request id"))
+                for future in waiting:
+                    future.set_exception(Unavailable("the answer could not be kept under its request id"))
             else:
-                for *_, written in batch:
-                    written.set_result(None)
-            if len(batch) < len(rows):
+                for future in waiting:
+                    future.set_result(None)
+            if None in taken:
                 connection.close()
                 return
+
+    def _take(self) -> "list[_Row | Future[None] | None]":
+        """What waits, and, unless somebody waits for it, what comes within moments."""
+        taken = [self._rows.get()]
+        self._hurry.wait(_GATHER_SECONDS)
+        self._hurry.clear()
+        with contextlib.suppress(queue.Empty):
+            while len(taken) < _MOST_IN_ONE_COMMIT:
+                taken.append(self._rows.get_nowait())
+        return taken
 
     def _tidy(self, connection: sqlite3.Connection) -> None:
         connection.execute("DELETE FROM answers WHERE kept_unix_seconds < ?", (time.time() - self._keep_seconds,))

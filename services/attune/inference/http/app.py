@@ -117,6 +117,7 @@ class _Service:
         return Route(path, endpoint, methods=[method])
 
     async def chat_completions(self, request: Request, caller: Caller) -> Response:
+        self._chat.check_room(caller)
         body = await self._read(request, bodies.ChatCompletion)
         asked = convert.chat_request(body, convert.client_request_id(request.headers))
         seconds = _timeout_seconds(request.headers.get("attune-timeout-seconds"))
