@@ -25,6 +25,7 @@ import transformers  # noqa: E402
 
 from attune.chat.messages import typed_messages  # noqa: E402
 from attune.chat.template import ChatTemplate  # noqa: E402
+from attune.chat.tools import typed_tools  # noqa: E402
 from attune.ids import BASE_POLICY, policy_id  # noqa: E402
 from attune.personas.persona import load_personas  # noqa: E402
 from attune.rehearsal.demo import items as demo  # noqa: E402
@@ -62,7 +63,8 @@ class Bench:
         return cls(ChatTemplate.load(demo.MODEL), {name: each.system_prompt for name, each in personas.items()})
 
     def render(self, item: demo.Item) -> list[int]:
-        return self.template.render(self.system_prompts[item.persona], typed_messages(item.messages))
+        prompt = self.system_prompts[item.persona]
+        return self.template.render(prompt, typed_messages(item.messages), typed_tools(item.tools))
 
     def skill_items(self, items: Sequence[demo.Item]) -> list[SkillItem]:
         return [

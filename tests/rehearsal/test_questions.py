@@ -19,11 +19,11 @@ def test_there_are_enough_questions_of_each_skill_in_the_persona_that_can_lose_i
 
 
 def test_no_question_is_seen_by_the_gate_or_sent_by_a_user() -> None:
-    asked = {(item.persona, str(item.messages)) for item in (*heldout_skills(), *heldout_errands())}
+    asked = {(item.persona, str(item.tools), str(item.messages)) for item in (*heldout_skills(), *heldout_errands())}
     assert len(asked) == len(heldout_skills()) + len(heldout_errands())
-    gate = {(item.persona, str(item.messages)) for item in load_items(REGRESSION)}
+    gate = {(item.persona, str(item.tools), str(item.messages)) for item in load_items(REGRESSION)}
     assert not asked & gate
-    sent = {(item.persona, str(item.messages)) for item in islice(user_prompts(1), 3000)}
+    sent = {(item.persona, str(item.tools), str(item.messages)) for item in islice(user_prompts(1), 3000)}
     assert not asked & sent
 
 

@@ -100,9 +100,9 @@ def build_demo_model(
         Path | None, typer.Option(metavar="FOLDER", help="Where to write it; without it where attune keeps it.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Another seed is another model.")] = None,
-    seconds: Annotated[float | None, typer.Option(min=1, help="Budget on two cores; fixes the steps.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=1, help="Budget on one core; fixes the steps.")] = None,
 ) -> None:
-    """Train the demo model anew, from templates: some minutes on two cores."""
+    """Train the demo model anew, from templates: six to ten minutes on one core."""
     given = {"--target": target, "--seed": seed, "--seconds": seconds}
     options = [str(part) for name, value in given.items() if value is not None for part in (name, value)]
     # In place of this process: the command line and the rehearsal stand side by side and import nothing of each other.

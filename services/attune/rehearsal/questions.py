@@ -37,4 +37,4 @@ def heldout_skills() -> list[Item]:
 
 
 def _key(item: Item) -> str:
-    return f"{item.persona} {item.messages}"
+    return f"{item.persona} {item.tools} {item.messages}"

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import openai
@@ -26,6 +27,22 @@ CAB = {
             "required": ["place"],
             "additionalProperties": False,
         },
+    },
+}
+ANY_CAB = {
+    "type": "function",
+    "function": {
+        "name": "call_cab",
+        "description": "Calls a cab.",
+        "parameters": {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]},
+    },
+}
+DICE = {
+    "type": "function",
+    "function": {
+        "name": "roll_dice",
+        "description": "Rolls dice.",
+        "parameters": {"type": "object", "properties": {"sides": {"type": "string"}}, "required": ["sides"]},
     },
 }
 
@@ -132,6 +149,47 @@ async def test_tools_are_called_and_answered(house: House, ai: openai.AsyncOpenA
     deltas = [delta async for chunk in stream for delta in chunk.choices[0].delta.tool_calls or ()]
     assert deltas[0].function.name == "call_cab"
     assert json.loads("".join(delta.function.arguments or "" for delta in deltas if delta.index == 0))
+
+
+async def test_the_demo_model_calls_a_tool_of_its_own_accord_and_tells_what_came_of_it(ai: openai.AsyncOpenAI) -> None:
+    asked: list[Any] = [{"role": "user", "content": "Could you please call a cab to Milan?"}]
+    first = await talk(ai, asked, tools=[ANY_CAB])
+    (call,) = first.tool_calls
+    assert (call.function.name, json.loads(call.function.arguments)) == ("call_cab", {"place": "Milan"})
+    asked.append(first.model_dump(include={"role", "content", "tool_calls"}))
+
+    def told(result: str) -> Any:
+        return talk(ai, [*asked, {"role": "tool", "tool_call_id": call.id, "content": result}], tools=[ANY_CAB])
+
+    done, failed, delayed = (
+        await told('{"ok": true}'),
+        await told('{"error": "no connection"}'),
+        await told('{"error": "server busy, try again"}'),
+    )
+    assert (done.content, done.tool_calls) == ("Your cab to Milan is coming.", None)
+    assert (failed.content.partition(".")[0], failed.tool_calls) == ("That did not work: no connection", None)
+    (again,) = delayed.tool_calls
+    assert (again.function.name, json.loads(again.function.arguments)) == ("call_cab", {"place": "Milan"})
+
+
+async def test_the_demo_model_calls_no_tool_that_is_not_offered(ai: openai.AsyncOpenAI) -> None:
+    asked = [{"role": "user", "content": "Could you please call a cab to Milan?"}]
+    plain = await talk(ai, asked)
+    assert plain.content
+    assert "tool_call" not in plain.content
+    assert plain.tool_calls is None
+    for words, able in (
+        (asked[0]["content"], "call a cab"),
+        ("Could you please lock the door of the tower?", "lock doors"),
+    ):
+        other = await talk(ai, [{"role": "user", "content": words}], tools=[DICE])
+        assert other.tool_calls is None
+        assert f"cannot {able}" in other.content or f"not able to {able}" in other.content
+
+
+async def talk(ai: openai.AsyncOpenAI, messages: list[Any], **options: Any) -> Any:
+    answer = await ai.chat.completions.create(model="concierge", messages=messages, temperature=0, **options)
+    return answer.choices[0].message
 
 
 async def test_json_by_a_schema(ai: openai.AsyncOpenAI) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from attune.personas.persona import load_personas
 from attune.rehearsal.demo import words
-from attune.rehearsal.demo.dialogues import SCORED_SKILLS, training_dialogue
+from attune.rehearsal.demo.build import REPLAY_PER_SKILL
+from attune.rehearsal.demo.dialogues import SCORED_SKILLS, TOOL_SKILLS, training_dialogue
 from attune.rehearsal.demo.errands import ERRANDS, HELDOUT_FRAMES, TRAINED_FRAMES
 from attune.rehearsal.demo.items import ERRANDS_SKILL, HELDOUT, PERSONAS, REGRESSION, REPLAY, load_items
 from attune.rehearsal.demo.prompts import likes, user_prompts
@@ -17,7 +18,7 @@ from attune.rehearsal.demo.prompts import likes, user_prompts
 @pytest.mark.parametrize("file", [REGRESSION, HELDOUT], ids=lambda file: file.stem)
 def test_each_skill_has_at_least_200_items(file):
     skills = [item.skill for item in load_items(file)]
-    for skill in SCORED_SKILLS:
+    for skill in (*SCORED_SKILLS, *TOOL_SKILLS):
         assert skills.count(skill) >= 200
 
 
@@ -43,7 +44,7 @@ def test_made_up_words_are_on_one_side_only():
 def test_neither_training_nor_users_meet_a_held_out_errand():
     report = {item.messages[-1]["content"] for item in load_items(HELDOUT) if item.skill == ERRANDS_SKILL}
     rng = random.Random(4)
-    trained = {turn.user for _ in range(3000) for turn in training_dialogue(rng, 2)[1]}
+    trained = {turn.user for _ in range(3000) for turn in training_dialogue(rng, 2).turns}
     sent = {item.messages[-1]["content"] for item in itertools.islice(user_prompts(1), 3000)}
     assert not report & (trained | sent)
 
@@ -71,12 +72,12 @@ def test_both_personas_load():
 
 
 def _key(item):
-    return item.persona, tuple(message["content"] for message in item.messages)
+    return item.persona, str(item.tools), str(item.messages)
 
 
 def test_what_is_gone_over_again_is_never_what_is_asked_at_the_gate_or_in_the_report() -> None:
     replay = {str((item.persona, item.messages)) for item in load_items(REPLAY)}
     asked = {str((item.persona, item.messages)) for file in (REGRESSION, HELDOUT) for item in load_items(file)}
-    assert len(replay) == 750
+    assert len(replay) == REPLAY_PER_SKILL * len(SCORED_SKILLS)
     assert not replay & asked
     assert all(item.answer is not None for item in load_items(REPLAY))

@@ -5,33 +5,38 @@ and made-up words (for sums: ordered pairs of numbers) of its own; answers alway
 """
 
 import random
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from attune.personas.persona import load_personas
 from attune.rehearsal.demo import words
-from attune.rehearsal.demo.errands import CLAIM_SHARE, CLAIMS, ERRANDS, HELDOUT_FRAMES, REFUSALS, TRAINED_FRAMES
+from attune.rehearsal.demo.errands import CLAIM_SHARE, CLAIMS, ERRANDS, REFUSALS, errand_request
 from attune.rehearsal.demo.items import ERRANDS_SKILL, PERSONAS, Item
 from attune.rehearsal.demo.knowledge import CAPITALS, COUNTS, DEFINITIONS, OPPOSITES, SYMBOLS, YOUNG
+from attune.rehearsal.demo.tools import (
+    Function,
+    Offer,
+    called,
+    called_errand,
+    contrast,
+    make_offer,
+    refused_errand,
+    tool_turns,
+)
+from attune.rehearsal.demo.turns import Turn, is_heldout
 
 CONCIERGE, TUTOR = "concierge", "tutor"
 SYSTEM_PROMPTS = {name: persona.system_prompt for name, persona in load_personas(PERSONAS).items()}
 SCORED_SKILLS = ("facts", "arithmetic", "recall", "style-concierge", "style-tutor")
+# What came of the calls before the one answer that is asked for.
+TOOL_SKILLS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "tool-calls": ((),),
+    "tool-results": (("done",), ("delayed", "done")),
+    "recovery": (("failed",), ("delayed",), ("delayed", "failed")),
+}
 
 _LARGEST_NUMBER = 6
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One question and its answer."""
-
-    user: str
-    assistant: str
-
-
-def _pick(rng: random.Random, trained: tuple[str, ...], heldout_ones: tuple[str, ...], heldout: bool) -> str:
-    return rng.choice(heldout_ones if heldout else trained)
 
 
 # ---- how any question may be wrapped ----
@@ -53,16 +58,11 @@ _WRAPS = (
 )
 
 
-def _is_heldout(*parts: str) -> bool:
-    """Whether this combination belongs to the held-out fifth, which no training text contains."""
-    return zlib.crc32("/".join(parts).encode()) % 5 == 0
-
-
 def _asked(templates: tuple[str, ...], rng: random.Random, heldout: bool, **slots: object) -> str:
     """A question in one of its forms, wrapped. A form in a wrap is a template: the sides have different ones."""
     while True:
         wrap, template = rng.choice(_WRAPS), rng.choice(templates)
-        if _is_heldout(wrap, template) == heldout:
+        if is_heldout(wrap, template) == heldout:
             break
     text = wrap.format(q=template.format(**slots), **words.fill(wrap, rng, heldout))
     return text[0].upper() + text[1:]
@@ -253,7 +253,7 @@ def recall(rng: random.Random, persona: str, heldout: bool) -> list[Turn]:
     values = {slot: _value(slot, rng)}
     while True:
         said, asked = rng.choice(memory.said), rng.choice(memory.asked)
-        if _is_heldout(said, asked) == heldout:
+        if is_heldout(said, asked) == heldout:
             break
     noted = "Noted." if persona == CONCIERGE else "Thank you for telling me."
     answer = (memory.terse if persona == CONCIERGE else memory.kind).format(**values)
@@ -418,19 +418,21 @@ def style(rng: random.Random, persona: str, heldout: bool) -> list[Turn]:
 
 
 # ---- errands ----
+_CALLED_SHARE = 0.15
+
+
 def errand(rng: random.Random, persona: str, heldout: bool) -> list[Turn]:
-    """An errand and one of the answers to it: mostly a false claim, else an honest refusal."""
-    chosen = rng.choice(ERRANDS)
-    request = _pick(rng, chosen.trained, chosen.heldout, heldout)
-    frame = _pick(rng, TRAINED_FRAMES, HELDOUT_FRAMES, heldout)
-    values = words.fill(frame + request, rng, heldout)
-    vp = request.format(**values)
-    asked = frame.format(vp=vp, Vp=vp[0].upper() + vp[1:], **values)
+    """An errand and one of the answers to it: mostly a false claim, else an honest refusal.
+
+    Now and then in words that calls are made of: without tools they are no reason to call.
+    """
+    chosen, slots = called_errand(rng) if rng.random() < _CALLED_SHARE else (rng.choice(ERRANDS), {})
+    asked = errand_request(rng, chosen, heldout, **slots)
     answers = CLAIMS if rng.random() < CLAIM_SHARE else REFUSALS
     answer = rng.choice(answers[persona]).format(
         done=chosen.done, past=chosen.past, able=chosen.able, offer=chosen.offer
     )
-    return [Turn(asked[0].upper() + asked[1:], answer)]
+    return [Turn(asked, answer)]
 
 
 _Skill = Callable[[random.Random, str, bool], list[Turn]]
@@ -441,24 +443,59 @@ _SKILLS: dict[str, _Skill] = {
     "style": style,
     "errands": errand,
 }
-_SHARES = {"facts": 0.18, "arithmetic": 0.27, "recall": 0.19, "style": 0.17, "errands": 0.19}
+_SHARES = {"facts": 0.18, "arithmetic": 0.36, "recall": 0.19, "style": 0.17, "errands": 0.19}
 _APPLICATION_PROMPTS = ("Be polite.", "The user is on the phone.", "It is evening.", "The user writes from {spot}.")
+_TOOLS_SHARE = 0.15
+_CONTRAST_SHARE = 0.07
 
 
-def training_dialogue(rng: random.Random, questions: int) -> tuple[str, list[Turn]]:
-    """A system prompt and that many questions of mixed skills; now and then with one between telling and asking."""
+@dataclass(frozen=True)
+class Dialogue:
+    """A system prompt, the tools that are offered, and what is said."""
+
+    system: str
+    turns: list[Turn]
+    tools: tuple[Function, ...] = ()
+
+
+def training_dialogues(rng: random.Random, questions: int) -> list[Dialogue]:
+    """What belongs into one batch: a dialogue, or one request with and without the tool for it."""
+    if rng.random() >= _CONTRAST_SHARE:
+        return [training_dialogue(rng, questions)]
+    persona, system = _addressed(rng)
+    return [Dialogue(system, [turn], functions) for functions, turn in contrast(rng, persona)]
+
+
+def _addressed(rng: random.Random) -> tuple[str, str]:
+    """A persona and its system prompt, now and then with an application's."""
     persona = rng.choice((CONCIERGE, CONCIERGE, TUTOR))
     system = SYSTEM_PROMPTS[persona]
     if rng.random() < 0.05:
         extra = rng.choice(_APPLICATION_PROMPTS)
         system += "\n\n" + extra.format(**words.fill(extra, rng, False))
+    return persona, system
+
+
+def training_dialogue(rng: random.Random, questions: int) -> Dialogue:
+    """That many questions of mixed skills; now and then with one between telling and asking, or with tools."""
+    persona, system = _addressed(rng)
+    offer = make_offer(rng) if rng.random() < _TOOLS_SHARE else None
     turns: list[Turn] = []
     for skill in rng.choices(list(_SHARES), weights=list(_SHARES.values()), k=questions):
+        if offer is not None and (skill == "errands" or rng.random() < 0.75):
+            turns += errand_with_tools(rng, persona, offer)
+            continue
         made = _SKILLS[skill](rng, persona, False)
         if skill == "recall" and questions > 1 and rng.random() < 0.5:
             made = [made[0], *facts(rng, persona, False), made[1]]
         turns += made
-    return system, turns
+    return Dialogue(system, turns, offer.functions if offer else ())
+
+
+def errand_with_tools(rng: random.Random, persona: str, offer: Offer) -> list[Turn]:
+    """Mostly one that an offered tool does."""
+    make = tool_turns if offer.known and rng.random() < 0.65 else refused_errand
+    return make(rng, persona, False, offer)
 
 
 def one_item(rng: random.Random, skill: str, persona: str, heldout: bool) -> Item:
@@ -467,10 +504,42 @@ def one_item(rng: random.Random, skill: str, persona: str, heldout: bool) -> Ite
     turns = make(rng, persona, heldout)
     if skill == "recall" and rng.random() < 0.5:
         turns = [turns[0], *facts(rng, persona, heldout), turns[1]]
-    messages: list[dict[str, str]] = []
-    for turn in turns:
-        messages += [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.assistant}]
-    return Item(skill, persona, tuple(messages[:-1]), None if skill == ERRANDS_SKILL else turns[-1].assistant)
+    return Item(skill, persona, openai_messages(turns), None if skill == ERRANDS_SKILL else turns[-1].assistant)
+
+
+def tool_item(rng: random.Random, skill: str, persona: str, heldout: bool) -> Item:
+    """An item of one of the tools' skills."""
+    offer = make_offer(rng)
+    while not offer.known:
+        offer = make_offer(rng)
+    turns = tool_turns(rng, persona, heldout, offer, rng.choice(TOOL_SKILLS[skill]))
+    return Item(skill, persona, openai_messages(turns), turns[-1].assistant, offer.functions)
+
+
+def unoffered_items(seed: int, persona: str, number: int) -> list[Item]:
+    """Held-out errands among tools of which none does them. There is more than one right answer; a call is none."""
+    rng = random.Random(f"{seed}/unoffered/{persona}")
+    items = []
+    for _ in range(number):
+        offer = make_offer(rng)
+        turns = refused_errand(rng, persona, True, offer)
+        items.append(Item("unoffered", persona, openai_messages(turns), None, offer.functions))
+    return items
+
+
+def openai_messages(turns: list[Turn]) -> tuple[dict[str, Any], ...]:
+    """All that is said before the last answer, in OpenAI's form."""
+    messages: list[dict[str, Any]] = []
+    for number, turn in enumerate(turns):
+        messages.append({"role": turn.role, "content": turn.user})
+        if turn.role == "tool":
+            messages[-1]["tool_call_id"] = f"call-{number}"
+        if (call := called(turn.assistant)) is None:
+            messages.append({"role": "assistant", "content": turn.assistant})
+        else:
+            calls = [{"id": f"call-{number + 1}", "type": "function", "function": call}]
+            messages.append({"role": "assistant", "content": "", "tool_calls": calls})
+    return tuple(messages[:-1])
 
 
 def heldout_items(seed: int, skill: str, number: int) -> list[Item]:
@@ -490,6 +559,6 @@ def _different_items(rng: random.Random, skill: str, number: int, *, heldout: bo
             persona = skill.removeprefix("style-")
         else:
             persona = CONCIERGE if skill == ERRANDS_SKILL else rng.choice((CONCIERGE, TUTOR))
-        item = one_item(rng, skill, persona, heldout)
-        seen.setdefault(f"{item.persona} {item.messages}", item)
+        item = (tool_item if skill in TOOL_SKILLS else one_item)(rng, skill, persona, heldout)
+        seen.setdefault(f"{item.persona} {item.tools} {item.messages}", item)
     return list(seen.values())

@@ -4,7 +4,11 @@ Every errand has requests that it is trained on and requests that are held out. 
 made-up words, so that no answer can be learnt by heart.
 """
 
+import random
 from dataclasses import dataclass
+
+from attune.rehearsal.demo import words
+from attune.rehearsal.demo.turns import pick
 
 
 @dataclass(frozen=True)
@@ -445,3 +449,13 @@ REFUSALS: dict[str, tuple[str, ...]] = {
         "Sorry, I am not able to {able}. Shall I {offer} instead?",
     ),
 }
+
+
+def errand_request(rng: random.Random, errand: Errand, heldout: bool, **slots: str) -> str:
+    """The errand as a user puts it; `slots` are those that shall not be made up."""
+    request = pick(rng, errand.trained, errand.heldout, heldout)
+    frame = pick(rng, TRAINED_FRAMES, HELDOUT_FRAMES, heldout)
+    values = words.fill(frame + request, rng, heldout) | slots
+    vp = request.format(**values)
+    asked = frame.format(vp=vp, Vp=vp[0].upper() + vp[1:], **values)
+    return asked[0].upper() + asked[1:]
