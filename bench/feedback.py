@@ -30,8 +30,9 @@ import psutil
 
 from attune.eventlog.log import FEEDBACK
 from attune.eventlog.sqlite import SqliteLogReader
-from attune.personas.api_keys import API_KEY_VARIABLE, local_api_key
+from attune.personas.api_keys import local_api_key
 from attune.runtime import read_endpoints
+from attune.settings import API_KEY_VARIABLE
 from attune.v1 import chat_pb2, chat_pb2_grpc, event_pb2, feedback_pb2, feedback_pb2_grpc
 from bench.overload import percentile
 from bench.serving import Server, environment, halves, interval, machine, running, write_section

@@ -33,8 +33,9 @@ import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from attune.personas.api_keys import API_KEY_VARIABLE, local_api_key
+from attune.personas.api_keys import local_api_key
 from attune.runtime import read_endpoints
+from attune.settings import API_KEY_VARIABLE
 from attune.v1 import chat_pb2, chat_pb2_grpc, event_pb2
 from bench.serving import Server, environment, halves, machine, running, write_section
 

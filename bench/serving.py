@@ -41,9 +41,9 @@ import psutil
 import uvloop
 
 from attune.chat.template import ChatTemplate
-from attune.personas.api_keys import API_KEY_VARIABLE, local_api_key
+from attune.personas.api_keys import local_api_key
 from attune.runtime import read_endpoints
-from attune.settings import load_settings
+from attune.settings import API_KEY_VARIABLE, load_settings
 from attune.v1 import chat_pb2, chat_pb2_grpc, event_pb2
 
 PROMPT_TOKENS = 32

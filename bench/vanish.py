@@ -26,8 +26,9 @@ import psutil
 
 from attune.eventlog.log import RESPONSES
 from attune.eventlog.sqlite import SqliteLogReader
-from attune.personas.api_keys import API_KEY_VARIABLE, local_api_key
+from attune.personas.api_keys import local_api_key
 from attune.runtime import read_endpoints
+from attune.settings import API_KEY_VARIABLE
 from attune.v1 import chat_pb2, chat_pb2_grpc, event_pb2
 from bench.overload import Footprint, footprint, in_flight
 from bench.serving import PERSONA, Server, environment, halves, machine, running, write_section

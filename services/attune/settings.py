@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from attune.errors import AttuneError
 
 PREFIX = "ATTUNE_"
-NOT_A_SETTING = "ATTUNE_API_KEY"  # what commands present to a server
+API_KEY_VARIABLE = "ATTUNE_API_KEY"  # no setting: what commands present to a server
 _PATTERN_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _TENANT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _MOST_FILE_BYTES = 1 << 20
@@ -527,7 +527,7 @@ def load_settings(config: Path | None, environment: dict[str, str] | None = None
             raise SettingsError(f"{config}: not valid TOML: nested too deep") from None
     overridden: dict[tuple[str, ...], str] = {}
     for name, text in (os.environ if environment is None else environment).items():
-        if name.startswith(PREFIX) and name != NOT_A_SETTING:
+        if name.startswith(PREFIX) and name != API_KEY_VARIABLE:
             path = tuple(name.removeprefix(PREFIX).lower().split("__"))
             _put(values, path, _value(text), name)
             overridden[path] = name

@@ -19,6 +19,7 @@ from attune.lake.lake import Lake
 from attune.lake.tables import to_arrow
 from attune.v1.event_pb2 import EventHeader
 from tests.aggregator.plant import Plant, ids_of
+from tests.disks import small_disk
 from tests.eventlog.waiting import eventually
 from tests.lake.events import response_event, thumb_event
 
@@ -294,12 +295,7 @@ def test_a_lake_that_cannot_be_written_loses_nothing(plant: Plant) -> None:
 
 
 def test_a_full_disk_under_the_lake_loses_nothing_and_passes(plant: Plant, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("a small file system can only be mounted by root")
-    try:
+    with small_disk(tmp_path / "disk", "4m") as disk:
         events = [response_event(n, text=os.urandom(30_000).hex()) for n in range(40)]
         plant.append(*events)
         lake = Lake(disk / "lake")
@@ -318,8 +314,6 @@ def test_a_full_disk_under_the_lake_loses_nothing_and_passes(plant: Plant, tmp_p
         while ingest.poll():
             pass
         assert sorted(count_ids(disk / "lake", "responses", "event_id").elements()) == ids_of(events)
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_no_flipped_byte_stops_the_loop(plant: Plant) -> None:

@@ -13,6 +13,7 @@ from attune.cli.preflight import SERVICES
 from attune.cli.supervisor import Exited, Service, Supervisor, backoff_seconds
 from attune.runtime import read_endpoints
 from tests.cli.tiny_ring import journal, order, processes, screen, start_ring, until
+from tests.disks import small_disk
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -236,12 +237,7 @@ def test_settings_that_cannot_work_are_a_sentence_before_anything_starts(
 
 
 def test_a_full_disk_is_said_with_the_folder(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("a small file system can only be mounted by root")
-    try:
+    with small_disk(tmp_path / "disk", "16k") as disk:
         with pytest.raises(OSError, match="No space left"):
             (disk / "filler").write_bytes(bytes(1 << 20))
         said = subprocess.run(
@@ -251,8 +247,6 @@ def test_a_full_disk_is_said_with_the_folder(tmp_path: Path) -> None:
             timeout=60,
             check=False,
         )
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
     assert (said.returncode, said.stderr) == (1, f"attune: {disk / 'data'}: no space left on device\n")
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from attune.errors import DataLoss, FailedPrecondition, InvalidInput, NotFound, ResourceExhausted, Unavailable
 from attune.eventlog import FEEDBACK, RESPONSES, SqliteLog, SqliteLogReader
+from tests.disks import small_disk
 from tests.eventlog.waiting import eventually
 
 MIB = 1 << 20
@@ -270,23 +271,16 @@ print("recovered", flush=True)
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("a small file system can only be mounted by root")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "32m") as folder:
+        yield folder
 
 
-def test_a_disk_that_others_fill_refuses_new_requests_and_lets_the_running_ones_finish(small_disk: Path) -> None:
-    log = open_log(small_disk / "spool", max_bytes=1 << 30)
+def test_a_disk_that_others_fill_refuses_new_requests_and_lets_the_running_ones_finish(disk: Path) -> None:
+    log = open_log(disk / "spool", max_bytes=1 << 30)
     try:
         running = [log.reserve(50_000, RESPONSES) for _ in range(20)]
-        ballast = small_disk / "ballast"
+        ballast = disk / "ballast"
         ballast.write_bytes(b"x" * (16 * MIB))
         with pytest.raises(ResourceExhausted, match="disk is full") as refusal:
             log.reserve(50_000, RESPONSES)
@@ -299,16 +293,16 @@ def test_a_disk_that_others_fill_refuses_new_requests_and_lets_the_running_ones_
         log.close()
 
 
-def test_a_read_only_disk_refuses_and_recovers(small_disk: Path) -> None:
-    log = open_log(small_disk / "spool", max_bytes=1 << 30)
+def test_a_read_only_disk_refuses_and_recovers(disk: Path) -> None:
+    log = open_log(disk / "spool", max_bytes=1 << 30)
     try:
         log.append(FEEDBACK, b"", b"x").result(10)
         # A file system with files open for writing cannot turn read-only at once; a bind mount over it can.
-        subprocess.run(["mount", "--bind", small_disk, small_disk], check=True)
-        subprocess.run(["mount", "-o", "remount,ro,bind", small_disk], check=True)
+        subprocess.run(["mount", "--bind", disk, disk], check=True)
+        subprocess.run(["mount", "-o", "remount,ro,bind", disk], check=True)
         with pytest.raises(Unavailable, match="read-only"):
             log.append(FEEDBACK, b"", b"y")
-        subprocess.run(["umount", "-l", small_disk], check=True)
+        subprocess.run(["umount", "-l", disk], check=True)
         assert log.append(FEEDBACK, b"", b"z").result(10) >= 1
     finally:
         log.close()

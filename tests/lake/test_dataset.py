@@ -1,8 +1,6 @@
 import hashlib
 import json
 import random
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 from attune.errors import DataLoss, NotFound
 from attune.lake.dataset import Dataset, Definition, Recipe, list_datasets, open_dataset, write_dataset
 from attune.lake.tables import MESSAGES
+from tests.disks import small_disk
 
 RECIPE = Recipe("thumbs", "SELECT 1")
 ROWS = pa.schema(
@@ -192,25 +191,15 @@ def test_datasets_are_listed_by_persona_and_tenant_with_the_newest_last(tmp_path
     assert list_datasets(tmp_path / "nowhere", "default", "concierge") == []
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("a small file system can only be mounted by root")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
-
-
-def test_a_full_disk_leaves_nothing_half_written(small_disk: Path) -> None:
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     rows = table([1])
     noise = random.Random(1)
     noisy = [row(number) | {"text": noise.randbytes(2000).hex()} for number in range(50)]
-    with pytest.raises(OSError, match="No space left"):
-        write(small_disk, pa.Table.from_pylist(noisy, schema=ROWS))
-    assert list(small_disk.iterdir()) == []
-    assert open_dataset(write(small_disk, rows).folder).table().num_rows == 1
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        with pytest.raises(OSError, match="No space left"):
+            write(disk, pa.Table.from_pylist(noisy, schema=ROWS))
+        assert list(disk.iterdir()) == []
+        assert open_dataset(write(disk, rows).folder).table().num_rows == 1
 
 
 def test_the_manifest_is_json_that_people_can_read(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import datetime
 import os
 import shutil
-import subprocess
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from attune.errors import Unavailable
 from attune.lake.checksums import read_checksum
 from attune.lake.delta import Conflict, LakeTable, load_table
 from attune.lake.upkeep import figures_of, optimize
+from tests.disks import small_disk
 
 SCHEMA = pa.schema([("number", pa.int64())])
 SOURCE = "log/topic/0"
@@ -171,12 +171,7 @@ def test_a_table_that_is_not_partitioned_is_merged_whole(tmp_path: Path) -> None
 
 
 def test_a_disk_that_fills_while_files_are_merged_changes_nothing(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("a small file system can only be mounted by root")
-    try:
+    with small_disk(tmp_path / "disk", "8m") as disk:
         table = LakeTable(disk / "t", pa.schema([("number", pa.int64()), ("text", pa.string())]), by_day=True)
         for number in range(6):
             rows = pa.table({"number": pa.array([number], pa.int64()), "text": [os.urandom(250_000).hex()]})
@@ -192,5 +187,3 @@ def test_a_disk_that_fills_while_files_are_merged_changes_nothing(tmp_path: Path
         ballast.unlink()
         assert optimize(table).into_files == 1
         assert held(disk / "t") == list(range(6))
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)

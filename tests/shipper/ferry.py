@@ -1,6 +1,6 @@
 """A spool, a shipper and a lake with Kafka between them, as separate hands that a test moves."""
 
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from attune.lake.audit import count_ids
 from attune.lake.lake import Lake
 from attune.shipper.shipper import Shipper
 from attune.v1 import event_pb2
+from tests.eventlog.waiting import eventually
 
 
 class Ferry:
@@ -49,7 +50,7 @@ class Ferry:
     def ship_all(self, seconds: float = 30, batch_records: int = 100) -> None:
         """Until the shipper has everything behind it, whatever Kafka does in between."""
         shipper = self.shipper(batch_records)
-        until(lambda: not ship(shipper) and self.is_shipped(), seconds)
+        eventually(lambda: not ship(shipper) and self.is_shipped(), seconds)
 
     def is_shipped(self) -> bool:
         positions = self.spool.positions("shipper")
@@ -68,7 +69,7 @@ class Ferry:
         """Until the lake has what was acknowledged."""
         reader = self.reader()
         ingests = self.ingests(reader)
-        until(
+        eventually(
             lambda: sum(poll(ingest) for ingest in ingests) == 0 and len(self.ids()) >= len(self.acknowledged), seconds
         )
         for ingest in ingests:  # what came twice would come now
@@ -85,6 +86,42 @@ class Ferry:
             close()
 
 
+class Member(threading.Thread):
+    """One aggregator, in a thread of its own: members of a group wait for one another."""
+
+    def __init__(self, ferry: Ferry, *, ingesting: bool = True) -> None:
+        super().__init__()
+        self._ferry = ferry
+        self._ingesting, self._leaving = threading.Event(), threading.Event()
+        self.partitions: set[tuple[str, int]] = set()
+        if ingesting:
+            self.ingest()
+        self.start()
+
+    def run(self) -> None:
+        reader = KafkaLogReader(self._ferry.cluster, "aggregator", session_seconds=6)
+        ingests = self._ferry.ingests(reader)
+        while not self._leaving.wait(0.01):
+            self.partitions = held_by(reader)
+            if self._ingesting.is_set():
+                for ingest in ingests:
+                    poll(ingest)
+        reader.close()
+        self.partitions = set()
+
+    def ingest(self) -> None:
+        """From now on; until then it only holds its partitions."""
+        self._ingesting.set()
+
+    def leave(self) -> None:
+        self._leaving.set()
+        self.join()
+
+
+def held_by(reader: KafkaLogReader) -> set[tuple[str, int]]:
+    return {(topic, partition) for topic in TOPICS for partition in reader.ranges(topic)}
+
+
 def ship(shipper: Shipper) -> int:
     """One round; 1 when Kafka did not take it all."""
     try:
@@ -98,10 +135,3 @@ def poll(ingest: Ingest) -> int:
         return ingest.poll()
     except AttuneError:
         return 1
-
-
-def until(holds: Callable[[], object], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "did not become true in time"
-        time.sleep(0.02)

@@ -18,7 +18,7 @@ from attune.lake.tables import to_arrow
 from tests.brokers import cluster_on
 from tests.eventlog.waiting import eventually
 from tests.lake.events import response_event, thumb_event
-from tests.shipper.ferry import Ferry, poll, until
+from tests.shipper.ferry import Ferry, poll
 
 MIB = 1 << 20
 
@@ -60,7 +60,7 @@ def test_strange_messages_are_set_aside_and_the_others_go_on(wide: Ferry) -> Non
     try:
         reader = wide.reader()
         ingests = wide.ingests(reader)
-        until(lambda: is_quiet(ingests)() and len(wide.ids()) == 3, 30)
+        eventually(lambda: is_quiet(ingests)() and len(wide.ids()) == 3, 30)
         assert wide.ids() == ["feedback-1", "response-1", "response-2"]
         found = dead(wide)
         assert set(found) == {(RESPONSES, offset) for offset in (1, 2, 3, 4)}
@@ -81,7 +81,7 @@ def test_records_that_expired_before_they_were_ingested_are_an_alarm_and_never_a
         admin.close()
         before = alarms()
         ingests = wide.ingests(wide.reader())
-        until(lambda: is_quiet(ingests)() and len(wide.ids()) == 3, 20)
+        eventually(lambda: is_quiet(ingests)() and len(wide.ids()) == 3, 20)
         assert alarms() == before + 1
         assert wide.ids() == ["feedback-0", "feedback-1", "feedback-2"]
     finally:
@@ -108,7 +108,7 @@ def test_a_topic_that_is_made_anew_under_the_aggregator_begins_at_its_own_beginn
         wide.append(*[response_event(n) for n in range(5)])
         wide.ship_all()
         ingests = wide.ingests(wide.reader())
-        until(lambda: is_quiet(ingests)() and len(wide.ids()) == 5, 20)
+        eventually(lambda: is_quiet(ingests)() and len(wide.ids()) == 5, 20)
         admin = KafkaAdminClient(bootstrap_servers=list(wide.cluster.servers))
         names = [wide.cluster.topic(topic) for topic in TOPICS]
         admin.delete_topics(names)
@@ -120,7 +120,7 @@ def test_a_topic_that_is_made_anew_under_the_aggregator_begins_at_its_own_beginn
         # More than the old one had: its offset lies in the new one's range.
         wide.append(*[response_event(n) for n in range(3, 20)])
         wide.ship_all()
-        until(lambda: is_quiet(ingests)() and len(wide.ids()) == 20, 60)
+        eventually(lambda: is_quiet(ingests)() and len(wide.ids()) == 20, 60)
         assert wide.ids() == sorted({f"response-{n}" for n in range(20)})
         assert alarms() == before
     finally:

@@ -1,7 +1,5 @@
 """A person is forgotten while several aggregators share the log."""
 
-import threading
-
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType
 
@@ -16,35 +14,11 @@ from attune.eventlog.topics import ALL_TOPICS, forgotten_after_ms
 from attune.keys import PolicySigner
 from attune.lake.lake import Lake
 from attune.registry.policies import Registry
+from tests.eventlog.waiting import eventually
 from tests.lake.events import NOW_UNIX_MS, response_event, thumb_event
-from tests.shipper.ferry import Ferry, poll, until
+from tests.shipper.ferry import Ferry, Member, held_by, poll
 
 RECORDS = 60
-
-
-class Other(threading.Thread):
-    """A second aggregator, in a thread of its own: members of a group wait for one another."""
-
-    def __init__(self, ferry: Ferry) -> None:
-        super().__init__()
-        self._ferry = ferry
-        self.ingesting, self.leaving = threading.Event(), threading.Event()
-        self.partitions: set[tuple[str, int]] = set()
-        self.start()
-
-    def run(self) -> None:
-        reader = KafkaLogReader(self._ferry.cluster, "aggregator", session_seconds=6)
-        ingests = self._ferry.ingests(reader)
-        while not self.leaving.wait(0.01):
-            self.partitions = held_by(reader)
-            if self.ingesting.is_set():
-                for ingest in ingests:
-                    poll(ingest)
-        reader.close()
-
-
-def held_by(reader: KafkaLogReader) -> set[tuple[str, int]]:
-    return {(topic, partition) for topic in TOPICS for partition in reader.ranges(topic)}
 
 
 def eraser_of(ferry: Ferry, reader: KafkaLogReader, lake: Lake) -> Eraser:
@@ -71,11 +45,11 @@ def test_it_is_known_when_nothing_is_left_in_each_topic(ferry: Ferry) -> None:
     admin = cluster.admin()
     admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, {"retention.ms": "-1"})])
     admin.close()
-    until(lambda: forgotten_after_ms(cluster) == expected | {name: None}, 10)
+    eventually(lambda: forgotten_after_ms(cluster) == expected | {name: None}, 10)
 
 
 def test_an_erasure_waits_for_what_other_aggregators_are_still_to_bring(ferry: Ferry) -> None:
-    reader, lake, other = ferry.reader(), Lake(ferry.folder / "lake"), Other(ferry)
+    reader, lake, other = ferry.reader(), Lake(ferry.folder / "lake"), Member(ferry, ingesting=False)
     ingests = [Ingest(reader, lake, topic, batch_records=10) for topic in TOPICS]
 
     def ingest() -> int:
@@ -88,12 +62,12 @@ def test_an_erasure_waits_for_what_other_aggregators_are_still_to_bring(ferry: F
         )
 
     try:
-        until(are_shared, 40)
+        eventually(are_shared, 40)
         for number in range(RECORDS):
             jane = {"end_user": "jane", "conversation_id": f"c-{number}"}
             ferry.append(response_event(number, **jane), thumb_event(number, number, **jane))
         ferry.ship_all()
-        until(lambda: not ingest() and ferry.ids(), 40)
+        eventually(lambda: not ingest() and ferry.ids(), 40)
         taken = len(ferry.ids())
         assert 0 < taken < 2 * RECORDS, "the other one's are not in the lake yet"
 
@@ -107,11 +81,10 @@ def test_an_erasure_waits_for_what_other_aggregators_are_still_to_bring(ferry: F
 
         assert waiting() == "event log: what was said before is still on its way to the lake"
         assert (len(ferry.ids()), eraser.erasures.read(erasure_id, FOUND)) == (taken, None)
-        other.ingesting.set()
-        until(lambda: waiting().startswith("inference: "), 40)
+        other.ingest()
+        eventually(lambda: waiting().startswith("inference: "), 40)
         found = eraser.erasures.read(erasure_id, FOUND)
         assert found is not None
         assert (len(found["response_events"]), len(found["feedback_ids"]), ferry.ids()) == (RECORDS, RECORDS, [])
     finally:
-        other.leaving.set()
-        other.join()
+        other.leave()

@@ -4,42 +4,16 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
-from attune.eventlog import FEEDBACK, RESPONSES, TOPICS
+from attune.eventlog import FEEDBACK, RESPONSES
 from attune.eventlog.broker import LocalBroker
-from attune.eventlog.kafka import KafkaLogReader
 from tests.brokers import cluster_on
+from tests.eventlog.waiting import eventually
 from tests.lake.events import response_event, thumb_event
-from tests.shipper.ferry import Ferry, poll, ship, until
+from tests.shipper.ferry import Ferry, Member, ship
 
 PARTITIONS = 6
-
-
-class Member(threading.Thread):
-    """One aggregator, in a thread of its own: members of a group wait for one another."""
-
-    def __init__(self, ferry: Ferry) -> None:
-        super().__init__()
-        self._ferry = ferry
-        self._leaving = threading.Event()
-        self.partitions: set[tuple[str, int]] = set()
-        self.start()
-
-    def run(self) -> None:
-        reader = KafkaLogReader(self._ferry.cluster, "aggregator", session_seconds=6)
-        ingests = self._ferry.ingests(reader)
-        while not self._leaving.wait(0.01):
-            for ingest in ingests:
-                poll(ingest)
-            self.partitions = {(topic, partition) for topic in TOPICS for partition in reader.ranges(topic)}
-        reader.close()
-        self.partitions = set()
-
-    def leave(self) -> None:
-        self._leaving.set()
-        self.join()
 
 
 def test_partitions_are_shared_and_move_while_they_are_read(broker: LocalBroker, tmp_path: Path) -> None:
@@ -57,13 +31,13 @@ def test_partitions_are_shared_and_move_while_they_are_read(broker: LocalBroker,
         return sum(map(len, parts)) == 2 * PARTITIONS == len(set().union(*parts)) and all(parts)
 
     try:
-        until(are_shared, 20)
+        eventually(are_shared, 20)
         members.append(Member(ferry))
-        until(are_shared, 40)
+        eventually(are_shared, 40)
         members.pop(0).leave()
-        until(are_shared, 40)
+        eventually(are_shared, 40)
         ferry.ship_all()
-        until(lambda: len(ferry.ids()) >= len(ferry.acknowledged), 40)
+        eventually(lambda: len(ferry.ids()) >= len(ferry.acknowledged), 40)
     finally:
         for member in members:
             member.leave()
@@ -110,13 +84,13 @@ def test_one_that_was_frozen_for_longer_than_its_session_brings_nothing_in_twice
             )
             ferry.ship_all()
             if number == 1:
-                until(has_all, 40)
+                eventually(has_all, 40)
             if number == 2:
                 os.kill(one.pid, signal.SIGSTOP)
             if number == 4:
-                until(has_all, 40)
+                eventually(has_all, 40)
                 os.kill(one.pid, signal.SIGCONT)
-        until(has_all, 40)
+        eventually(has_all, 40)
         assert [one.poll(), other.poll()] == [None, None]
     finally:
         for each in (one, other):

@@ -21,7 +21,7 @@ from attune.eventlog.producer import Message, Producer
 from tests.brokers import cluster_on
 from tests.eventlog.waiting import eventually
 from tests.lake.events import response_event, thumb_event
-from tests.shipper.ferry import Ferry, ship, until
+from tests.shipper.ferry import Ferry, ship
 
 
 def metric(name: str, **labels: str) -> float:
@@ -187,7 +187,7 @@ def test_services_stop_in_order_and_in_time_while_the_broker_is_frozen(broker: L
     services = [start(name, ferry, **patient) for name in ("shipper", "aggregator")]
     try:
         ferry.append(response_event(1))
-        until(lambda: len(ferry.ids()) == 1, 30)
+        eventually(lambda: len(ferry.ids()) == 1, 30)
         os.kill(broker.pid, signal.SIGSTOP)
         ferry.append(response_event(2))
         for service in services:
@@ -261,7 +261,7 @@ def test_a_broker_that_is_lost_under_load_loses_nothing(broker: LocalBroker, fer
     with Load(ferry):
         shipping.start()
         try:
-            until(lambda: sum(ingest.poll() for ingest in ingests) and len(ferry.ids()) > 50, 20)
+            eventually(lambda: sum(ingest.poll() for ingest in ingests) and len(ferry.ids()) > 50, 20)
             if how == "frozen":
                 os.kill(broker.pid, signal.SIGSTOP)
             else:
@@ -273,17 +273,17 @@ def test_a_broker_that_is_lost_under_load_loses_nothing(broker: LocalBroker, fer
                 except AttuneError:
                     failures += 1
             assert failures
-            until(lambda: metric("attune_shipper_failures_total", topic=RESPONSES), 20)
-            until(lambda: len(ferry.acknowledged) > said + 400, 20)
+            eventually(lambda: metric("attune_shipper_failures_total", topic=RESPONSES), 20)
+            eventually(lambda: len(ferry.acknowledged) > said + 400, 20)
         finally:
             if how == "frozen":
                 os.kill(broker.pid, signal.SIGCONT)
             else:
                 broker.start(fetch_jars())
         said = len(ferry.acknowledged)
-        until(lambda: len(ferry.acknowledged) > said + 50, 20)
+        eventually(lambda: len(ferry.acknowledged) > said + 50, 20)
     try:
-        until(ferry.is_shipped, 30)
+        eventually(ferry.is_shipped, 30)
     finally:
         ending.set()
         shipping.join()
@@ -296,7 +296,7 @@ def test_a_broker_that_is_lost_under_load_loses_nothing(broker: LocalBroker, fer
                 return False
         return len(ferry.ids()) >= len(ferry.acknowledged)
 
-    until(is_all_there, 40)
+    eventually(is_all_there, 40)
     for ingest in ingests:
         ingest.poll()
     assert ferry.ids() == sorted(ferry.acknowledged)
@@ -318,9 +318,9 @@ def test_a_producer_that_hangs_is_replaced_and_leaves_nothing_behind(broker: Loc
     before, threads = metric("attune_producers_replaced_total"), threading.active_count()
     os.kill(broker.pid, signal.SIGSTOP)
     try:
-        until(lambda: producer.send([message] * 20) and metric("attune_producers_replaced_total") > before, 30)
+        eventually(lambda: producer.send([message] * 20) and metric("attune_producers_replaced_total") > before, 30)
     finally:
         os.kill(broker.pid, signal.SIGCONT)
-    until(lambda: producer.send([message]) == [None], 30)
+    eventually(lambda: producer.send([message]) == [None], 30)
     eventually(lambda: threading.active_count() <= threads)
     producer.close()

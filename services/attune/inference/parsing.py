@@ -2,6 +2,7 @@
 
 import json
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -63,7 +64,7 @@ def openai_choice(choice: event_pb2.ToolChoice) -> Any:
             return "auto"
 
 
-class Parser:
+class Parser(ABC):
     """Reads one answer. `feed` after each step of the engine, `finish` once at its end.
 
     What vLLM's parser cannot read stays content: a malformed call is text. So is a call of a tool that was not offered,
@@ -76,12 +77,13 @@ class Parser:
         self._request = request
         self._offered = offered
 
+    @abstractmethod
     def feed(self, text: str, token_ids: Sequence[int]) -> Piece:
         """`text` is new; `token_ids` are all so far."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self) -> Piece:
-        raise NotImplementedError
+        """What was held back, and nothing else."""
 
 
 class _WholeParser(Parser):

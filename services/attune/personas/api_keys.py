@@ -22,10 +22,10 @@ from attune.addresses import is_loopback
 from attune.clock import now_unix_ms
 from attune.errors import DataLoss, FailedPrecondition, InvalidInput, NotFound, Unauthenticated
 from attune.ids import DEFAULT_TENANT, check_name
+from attune.settings import API_KEY_VARIABLE
 
 logger = logging.getLogger(__name__)
 
-API_KEY_VARIABLE = "ATTUNE_API_KEY"
 MAX_LABEL_CHARACTERS = 128
 
 _SCHEME = "bearer "
