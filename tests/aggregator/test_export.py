@@ -249,7 +249,7 @@ def test_what_a_shape_has_no_place_for_is_refused_with_a_reason(form: str) -> No
         lines_of(record, form)
 
 
-@pytest.mark.parametrize("text", ["", " padded", "a\n\nHuman: me", "Assistant: me\n"])
+@pytest.mark.parametrize("text", ["", " ", "a\n\nHuman: me", "\n\nAssistant: me"])
 def test_a_dialogue_that_would_be_read_back_otherwise_is_refused(text: str) -> None:
     record = dataset_pb2.ExportedRecord(
         messages=[event_pb2.Message(role=event_pb2.ROLE_USER, content="q")],
@@ -260,9 +260,17 @@ def test_a_dialogue_that_would_be_read_back_otherwise_is_refused(text: str) -> N
         lines_of(record, "hh")
 
 
-def test_a_turn_may_begin_with_the_other_sides_name() -> None:
-    start = "\n\nHuman: Assistant: hello\n\nAssistant: Human: you said so\n\nHuman: And?\n\nAssistant: "
-    line = json.dumps({"chosen": f"{start}Human: a", "rejected": f"{start}b"})
+@pytest.mark.parametrize(
+    "start",
+    [
+        "\n\nHuman: Assistant: hello\n\nAssistant: Human: you said so\n\nHuman: And?\n\nAssistant: ",
+        "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nAssistant: Are you there?\n\nHuman: Yes.\n\nAssistant: ",
+        "\n\nHuman:  Hi. \n\n\nAssistant: Hello.\n\n\n\nHuman: \nHuman: who?\n\nAssistant:  ",
+    ],
+    ids=["the other side's name begins a turn", "one side has two turns in a row", "turns are padded"],
+)
+def test_a_dialogue_is_read_and_written_to_the_byte(start: str) -> None:
+    line = json.dumps({"chosen": f"{start}Human: a ", "rejected": f"{start}b"})
     (read,) = read_lines(iter([line.encode()]), "hh", name="f", persona="")
     assert read.record is not None
     request = read.record.request

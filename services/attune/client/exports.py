@@ -102,8 +102,8 @@ def _turn(message: event_pb2.Message) -> str:
     text = _plain(message)
     if message.role not in _SIDES:
         raise InvalidInput("hh has turns of Human and Assistant alone")
-    if text != text.strip() or not text or any(marker in text for marker in _MARKERS):
-        raise InvalidInput("a message would not be read back as it is: it is empty, padded, or holds a turn's mark")
+    if not text.strip() or any(marker in text for marker in _MARKERS):
+        raise InvalidInput("a message would not be read back as it is: it is empty, or holds a turn's mark")
     return f"\n\n{_SIDES[message.role]}: {text}"
 
 

@@ -101,10 +101,10 @@ def _hh(row: Mapping[str, Any]) -> Record:
     chosen, rejected = _turns(row["chosen"]), _turns(row["rejected"])
     if chosen[:-1] != rejected[:-1]:
         raise InvalidInput("chosen and rejected answer different prompts")
-    if chosen[-1] == rejected[-1]:
+    if chosen[-1]["content"].strip() == rejected[-1]["content"].strip():
         raise InvalidInput("chosen and rejected are the same")
     for turn in (chosen[-1], rejected[-1]):
-        if turn["role"] != "assistant" or not turn["content"]:
+        if turn["role"] != "assistant" or not turn["content"].strip():
             raise InvalidInput("a dialogue does not end with an answer")
     request = feedback_pb2.ImportResponseRequest(
         messages=_messages(chosen[:-1]), answers=[_message(chosen[-1]), _message(rejected[-1])]
@@ -147,15 +147,12 @@ FORMATS: dict[str, Callable[[Mapping[str, Any]], Record]] = {
 
 
 def _turns(dialogue: str) -> list[dict[str, str]]:
-    """A blank line and `Human:` or `Assistant:` begin a turn; two turns of one side in a row are one."""
-    parts = _TURN.split("\n\n" + dialogue.strip())[1:]
-    turns: list[dict[str, str]] = []
-    for side, said in zip(parts[::2], parts[1::2], strict=True):
-        role = "user" if side == "Human" else "assistant"
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["content"] = "\n\n".join(filter(None, (turns[-1]["content"], said.strip())))
-        else:
-            turns.append({"role": role, "content": said.strip()})
+    """A blank line and `Human: ` or `Assistant: ` begin a turn, whoever had the one before; the rest is its text."""
+    parts = _TURN.split("\n\n" + dialogue.lstrip())[1:]
+    turns = [
+        {"role": "user" if side == "Human" else "assistant", "content": said.removeprefix(" ")}
+        for side, said in zip(parts[::2], parts[1::2], strict=True)
+    ]
     if len(turns) < 2:
         raise InvalidInput("no dialogue of Human and Assistant")
     return turns
