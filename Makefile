@@ -35,8 +35,9 @@ $(STAMP): pyproject.toml requirements/$(EXTRA).txt
 demo: $(STAMP) ## Watch a small model learn from votes: serve, vote, train, swap, report
 	attune rehearse
 
+# Two lanes, for a test seldom uses more than one core; tests/lanes.py says what goes beside what.
 test: check ## All checks, then all tests
-	pytest
+	pytest -n 2
 
 check: $(STAMP) ## Format, lint, types, floors, generated code
 	ruff format --check services tests bench docs/reference.py

@@ -6,18 +6,30 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from xdist.remote import Producer
 
 from attune.chat.template import ChatTemplate
 from attune.eventlog.broker import LocalBroker
 from attune.inference.engine import Engine, EngineOptions
 from attune.settings import Settings
 from tests.brokers import run_broker
+from tests.lanes import Lanes, engine_first
 from tests.stores import Minio, run_minio
 
 # A shell that runs the tests in the background has them ignore SIGINT, nohup SIGHUP, and so would every process that
 # they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.hookimpl(optionalhook=True)  # `-p no:xdist` is fine
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes:
+    return Lanes(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        engine_first(items)
 
 
 @pytest.fixture(scope="session")

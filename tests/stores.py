@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from attune.eventlog.broker import free_port
 from attune.lake.place import Place, lake_place
 from attune.settings import LakeSettings
 from tests.eventlog.waiting import eventually
@@ -73,9 +74,7 @@ class Minio:
 def run_minio(folder: Path) -> Iterator[Minio]:
     binary = find_minio()
     (folder / _BUCKET).mkdir(parents=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     # A run that is killed takes it along.
     leash = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
     process = subprocess.Popen(

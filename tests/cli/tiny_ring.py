@@ -19,12 +19,6 @@ import psutil
 from prometheus_client import Gauge
 
 from attune import metrics, metrics_page, runtime
-from attune.cli.preflight import SERVICES
-from attune.cli.supervisor import Service
-from attune.cli.up import steady_console, up
-from attune.errors import AttuneError
-from attune.rehearsal.ring import FREE_PORTS
-from attune.settings import load_settings
 
 DEADLINE_SECONDS = 30.0
 
@@ -42,6 +36,8 @@ def until(condition: Callable[[], T], seconds: float = DEADLINE_SECONDS) -> T:
 
 def start_ring(data: Path, **overrides: object) -> subprocess.Popen[str]:
     """A supervisor in a process of its own, with ports of the system's choice."""
+    from attune.rehearsal.ring import FREE_PORTS
+
     data.mkdir(parents=True, exist_ok=True)
     environment = {
         **os.environ,
@@ -88,6 +84,13 @@ def processes(data: Path) -> list[psutil.Process]:
 
 
 def _ring() -> int:
+    # A service of the dozen imports none of this.
+    from attune.cli.preflight import SERVICES
+    from attune.cli.supervisor import Service
+    from attune.cli.up import steady_console, up
+    from attune.errors import AttuneError
+    from attune.settings import load_settings
+
     settings = load_settings(None)
     services = [Service(name, (sys.executable, __file__, name)) for name in SERVICES]
     try:
@@ -101,7 +104,7 @@ def _service(name: str, environment: Mapping[str, str]) -> int:
     data = Path(environment["ATTUNE_DATA"])
     orders_file = data / f"{name}.orders"
     orders = orders_file.read_text() if orders_file.exists() else ""
-    child = multiprocessing.get_context("spawn").Process(target=_child)
+    child = multiprocessing.get_context("fork").Process(target=_child)  # nothing has a thread yet
     child.start()
     with open(data / "journal", "a") as file:
         file.write(f"{name} started {os.getpid()} {child.pid} {time.monotonic()}\n")

@@ -8,6 +8,7 @@ import argparse
 import base64
 import contextlib
 import logging
+import random
 import shutil
 import signal
 import socket
@@ -128,10 +129,12 @@ class LocalBroker:
 
 
 def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-    return port
+    """Below the ports that systems give to connections: one of those may be taken before the broker listens."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as taken:
+            taken.bind(("127.0.0.1", port))
+            return port
 
 
 def _answers(host: str, port: int) -> bool:
