@@ -84,8 +84,9 @@ async def test_two_swaps_at_once_leave_each_stream_with_one_policy_of_its_person
         await asyncio.gather(house.policies.refresh(), *(_end_of(call) for call in running[:2]))
         house.roll_out((concierges[1], 1.0))
         await asyncio.gather(house.policies.refresh(), *(_end_of(call) for call in running[2:]))
-        await house.stub.Chat(ask(max_tokens=4), timeout=60)
-        await house.stub.Chat(ask(max_tokens=4, persona="tutor"), timeout=60)
+        # The reference knows no other temperature.
+        await house.stub.Chat(ask(max_tokens=4, temperature=1), timeout=60)
+        await house.stub.Chat(ask(max_tokens=4, temperature=1, persona="tutor"), timeout=60)
 
         assert set(starts) == {"base"}
         *earlier, one, other = house.responses()
