@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -6,7 +6,14 @@ import pytest_asyncio
 
 from attune.chat.template import ChatTemplate
 from attune.inference.engine import Engine
-from tests.inference.house import House, endless, write_adapter
+from tests.inference.house import House, endless, grammars, write_adapter
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _compilers(demo_model: Path) -> Iterator[None]:
+    yield
+    grammars(demo_model).close()
+    grammars.cache_clear()
 
 
 @pytest_asyncio.fixture

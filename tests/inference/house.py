@@ -74,6 +74,12 @@ def dialect(model: Path) -> Dialect:
     return Dialect(model, "hermes", "")
 
 
+@functools.cache
+def grammars(model: Path) -> Grammars:
+    """One for all houses: it remembers nothing of who asked, and its process takes seconds to start."""
+    return Grammars(model)
+
+
 @dataclass
 class House:
     """One service and what is behind it."""
@@ -130,7 +136,6 @@ class House:
         access, api_key = key_store(folder)
         known = stored(folder, PERSONA_TEXTS)
         idempotency = Idempotency(folder / "idempotency.sqlite", keep_hours=1, most_answers=1000)
-        grammars = Grammars(demo_model)
         policies = Policies(
             engine,
             registry,
@@ -151,7 +156,7 @@ class House:
             quotas=Quotas(),
             idempotency=idempotency,
             parsing=Parsing(dialect(demo_model)),
-            grammars=grammars,
+            grammars=grammars(demo_model),
             tenants=tenants or {},
             feedback_token_seconds=3600,
         )
@@ -201,7 +206,6 @@ class House:
         finally:
             await server.close(grace_seconds=5)
             await policies.unload_all()
-            grammars.close()
             idempotency.close()
             log.close()
 
