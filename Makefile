@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_OFFLINE := 1
 export VLLM_NO_USAGE_STATS := 1
 
-.PHONY: demo test check bench soak proto requirements help
+.PHONY: setup demo test check bench soak proto requirements help
 
 help: ## Say what each target does
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -31,6 +31,8 @@ $(STAMP): pyproject.toml requirements/$(EXTRA).txt
 	@$(call installed,--no-deps --editable .)
 	@rm -f $(VENV)/.installed-* && touch $@
 	@echo "$(VENV) is ready."
+
+setup: $(STAMP) ## Make the virtual environment, as all others do where it is missing
 
 demo: $(STAMP) ## Watch a small model learn from votes: serve, vote, train, swap, report
 	attune rehearse
