@@ -5,7 +5,7 @@ figures.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,13 +13,16 @@ import pytest
 from bench.learning import Bench, Measured, collect, is_heldout, measure, shuffle_thumbs
 from transformers import AutoTokenizer
 
+from attune.ids import BASE_POLICY
 from attune.rehearsal.demo import items as demo
 from attune.rehearsal.demo.dialogues import one_item
 from attune.settings import load_settings
 from attune.trainer.candidate import Candidate, Watch, make_candidate
+from attune.trainer.evaluate import SkillItem, skill_shares
 from attune.trainer.examples import Example
 from attune.trainer.gate import Limits, judge
 from attune.trainer.kto import KtoArguments
+from attune.trainer.model import load_base
 
 _THUMBS = 400
 _WRONG = 0.2
@@ -43,17 +46,18 @@ class Laboratory:
     bench: Bench
     work: Path
     thumbs: list[Example]
+    regression: list[SkillItem]
+    base_skills: Mapping[str, float]
 
     def candidate(self, examples: Sequence[Example], arguments: KtoArguments, name: str) -> Candidate:
-        regression = first_of_each(demo.load_items(demo.REGRESSION), _PROMPTS_PER_SKILL)
         return make_candidate(
             demo.MODEL,
             None,
             [example for example in examples if not is_heldout(example)],
             [example for example in examples if is_heldout(example)],
             replay=[],
-            items=self.bench.skill_items(regression),
-            known_skills={},
+            items=self.regression,
+            known_skills={BASE_POLICY: self.base_skills},
             arguments=arguments,
             dtype="float32",
             seed=1,
@@ -75,8 +79,13 @@ def base(laboratory: Laboratory) -> Measured:
 @pytest.fixture(scope="module")
 def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     bench = Bench.load()
+    regression = bench.skill_items(first_of_each(demo.load_items(demo.REGRESSION), _PROMPTS_PER_SKILL))
     return Laboratory(
-        bench, tmp_path_factory.mktemp("work"), collect(bench, None, "base", thumbs=_THUMBS, wrong_share=_WRONG, seed=1)
+        bench,
+        tmp_path_factory.mktemp("work"),
+        collect(bench, None, "base", thumbs=_THUMBS, wrong_share=_WRONG, seed=1),
+        regression,
+        skill_shares(load_base(demo.MODEL, "float32"), regression, bench.template.decode, bench.template.end_token_ids),
     )
 
 
