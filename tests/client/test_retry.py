@@ -192,7 +192,7 @@ async def test_cancelling_ends_a_pause(where: tuple[str, str], servicer: Scripte
 
     streams: list[Any] = []
     reading_thread = asyncio.create_task(asyncio.to_thread(in_a_thread))
-    await eventually(lambda: len(servicer.requests) == 2)
+    await eventually(lambda: len(servicer.requests) == 2 and len(streams) == 1)
     streams[0].cancel()
     with pytest.raises(Cancelled):
         await asyncio.wait_for(reading_thread, 20)

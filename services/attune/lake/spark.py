@@ -129,6 +129,8 @@ def _session(threads: int, memory_mib: int, parts: int, scratch: Path) -> "Spark
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.driver.memory": f"{max(memory_mib, 1024)}m",
+        # Every query is compiled, and Java ends one for which a part of the room for compiled code is full.
+        "spark.driver.extraJavaOptions": "-XX:ReservedCodeCacheSize=512m -XX:-SegmentedCodeCache",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.local.dir": str(scratch / "local"),

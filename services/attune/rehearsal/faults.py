@@ -52,6 +52,8 @@ _EXPECTED = (Unavailable, ResourceExhausted, DeadlineExceeded)
 _LOOK_SECONDS = 0.1
 _CALL_SECONDS = 20.0
 _READY_SECONDS = 240.0
+# The trainer gives way to everything else that runs.
+_TRAINED_SECONDS = 600.0
 _ROUND_SECONDS = 120.0
 _ROUND_RESPONSES = 10
 _GONE_SECONDS = 10.0
@@ -416,7 +418,7 @@ def train_again(data: Path, ledger: Ledger, say: Callable[[str], None]) -> None:
     def trained() -> list[dict[str, Any]]:
         return [cycle for cycle in cycles_since(data, now).values() if cycle["policy_id"]]
 
-    for cycle in until(trained, _READY_SECONDS, "a policy is trained afterwards"):
+    for cycle in until(trained, _TRAINED_SECONDS, "a policy is trained afterwards"):
         policy_id = cycle["policy_id"]
         if cycle["outcome"] == "passed":
             until(partial(ledger.answered_by, policy_id), _ROUND_SECONDS, f"{policy_id} answers")
