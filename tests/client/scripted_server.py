@@ -39,6 +39,14 @@ class ScriptedChat(chat_pb2_grpc.ChatServiceServicer, feedback_pb2_grpc.Feedback
         return chat_pb2.ChatResponse(conversation_id=request.conversation_id or "c-1", responses=[response])
 
     async def StreamChat(self, request: chat_pb2.ChatRequest, context: Any) -> AsyncIterator[chat_pb2.ChatChunk]:
+        try:
+            async for chunk in self._chunks(request):
+                yield chunk
+        except (asyncio.CancelledError, GeneratorExit):  # while it makes a chunk, while one is written
+            self.aborted.set()
+            raise
+
+    async def _chunks(self, request: chat_pb2.ChatRequest) -> AsyncIterator[chat_pb2.ChatChunk]:
         start = chat_pb2.ResponseStart(
             response_id="r-1", policy_id=self.policy_id, conversation_id=request.conversation_id or "c-1"
         )
@@ -46,10 +54,7 @@ class ScriptedChat(chat_pb2_grpc.ChatServiceServicer, feedback_pb2_grpc.Feedback
         yield chat_pb2.ChatChunk(start=start)
         for word in _answer(request).split(" "):
             if word == "!hang":
-                try:
-                    await asyncio.Event().wait()
-                finally:
-                    self.aborted.set()
+                await asyncio.Event().wait()
             if word == "!fall":
                 raise Unavailable("the engine failed", retry_after_seconds=0.01)
             if word == "!broken":
