@@ -21,6 +21,7 @@ from attune.rehearsal.demo.tools import (
     called_errand,
     contrast,
     make_offer,
+    make_useful_offer,
     refused_errand,
     tool_turns,
 )
@@ -509,9 +510,7 @@ def one_item(rng: random.Random, skill: str, persona: str, heldout: bool) -> Ite
 
 def tool_item(rng: random.Random, skill: str, persona: str, heldout: bool) -> Item:
     """An item of one of the tools' skills."""
-    offer = make_offer(rng)
-    while not offer.known:
-        offer = make_offer(rng)
+    offer = make_useful_offer(rng)
     turns = tool_turns(rng, persona, heldout, offer, rng.choice(TOOL_SKILLS[skill]))
     return Item(skill, persona, openai_messages(turns), turns[-1].assistant, offer.functions)
 

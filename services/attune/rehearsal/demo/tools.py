@@ -125,6 +125,12 @@ class Offer:
     known: tuple[tuple[_Known, Function], ...]
     functions: tuple[Function, ...]
 
+    @property
+    def missing(self) -> list[_Known]:
+        """The tools for errands that are not offered."""
+        offered = [each for each, _ in self.known]
+        return [each for each in _KNOWN if each not in offered]
+
 
 def tool_list(functions: Sequence[Function]) -> str:
     """The tools as the chat template shows them behind the system prompt."""
@@ -158,6 +164,13 @@ def make_offer(rng: random.Random) -> Offer:
     functions += [_function(*other) for other in rng.sample(_OTHERS, number - len(known))]
     rng.shuffle(functions)
     return Offer(tuple(offered), tuple(functions))
+
+
+def make_useful_offer(rng: random.Random) -> Offer:
+    """One with a tool that does an errand."""
+    while not (offer := make_offer(rng)).known:
+        pass
+    return offer
 
 
 def _known_function(rng: random.Random, known: _Known) -> Function:
@@ -217,11 +230,10 @@ def called_errand(rng: random.Random) -> tuple[Errand, dict[str, str]]:
 def refused_errand(rng: random.Random, persona: str, heldout: bool, offer: Offer) -> list[Turn]:
     """An errand that none of the offered tools does: with tools at hand, the answer is always honest.
 
-    Mostly it is one that another tool would do, as often as not in words that calls are made of: the list decides.
+    Mostly it is one that another tool would do, and mostly in words that calls are made of: the list decides.
     """
-    missing = [known for known in _KNOWN if known not in [each for each, _ in offer.known]]
     if rng.random() < _MISSING_SHARE:
-        known = rng.choice(missing)
+        known = rng.choice(offer.missing)
         errand = known.errand
         slots = {_slot(errand): rng.choice(known.values)} if rng.random() < _MISSING_CALLED_SHARE else {}
     else:
@@ -238,9 +250,7 @@ def contrast(rng: random.Random, persona: str) -> tuple[tuple[tuple[Function, ..
 
     Words and persona are the same, so that nothing but the list can tell a call from a refusal.
     """
-    offer = make_offer(rng)
-    while not offer.known:
-        offer = make_offer(rng)
+    offer = make_useful_offer(rng)
     known, function = chosen = rng.choice(offer.known)
     (call,) = tool_turns(rng, persona, False, Offer((chosen,), offer.functions), ())
     substitute = _substitute(rng, offer)
@@ -250,8 +260,7 @@ def contrast(rng: random.Random, persona: str) -> tuple[tuple[tuple[Function, ..
 
 def _substitute(rng: random.Random, offer: Offer) -> Function:
     """A tool that is not in the list yet, as often as not one that does some other errand."""
-    missing = [known for known in _KNOWN if known not in [each for each, _ in offer.known]]
-    if missing and rng.random() < 0.5:
-        return _known_function(rng, rng.choice(missing))
+    if offer.missing and rng.random() < 0.5:
+        return _known_function(rng, rng.choice(offer.missing))
     names = {function["function"]["name"] for function in offer.functions}
     return _function(*rng.choice([other for other in _OTHERS if other[0] not in names]))
