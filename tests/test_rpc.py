@@ -2,6 +2,9 @@
 
 import asyncio
 import logging
+import os
+import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from prometheus_client import REGISTRY
 
 from attune import errors, rpc
 from attune.access import Caller
+from attune.border import Gated
 from attune.errors import AttuneError, FailedPrecondition, InvalidInput, ResourceExhausted
 from attune.v1 import chat_pb2, chat_pb2_grpc
 from tests.inference.waiting import eventually
@@ -23,7 +27,7 @@ from tests.keyed import key_store, keyed_channel
 SECRET = "what the caller wrote"
 
 
-class Handlers(chat_pb2_grpc.ChatServiceServicer, rpc.Gated):
+class Handlers(chat_pb2_grpc.ChatServiceServicer, Gated):
     """Does what the request's persona says."""
 
     refusal: Exception | None = None
@@ -68,10 +72,10 @@ def handlers() -> Handlers:
 @pytest_asyncio.fixture
 async def channel(tmp_path: Path, handlers: Handlers) -> AsyncIterator[grpc.aio.Channel]:
     store, api_key = key_store(tmp_path)
-    server = rpc.build_server(store, max_message_bytes=1 << 16)
-    chat_pb2_grpc.add_ChatServiceServicer_to_server(handlers, server)
-    rpc.add_reflection(server, ["attune.v1.ChatService"])
-    port = rpc.bind(server, "127.0.0.1", 0, None)
+    server = rpc.Server(store, max_message_bytes=1 << 16)
+    server.add(chat_pb2_grpc.add_ChatServiceServicer_to_server, handlers)
+    server.add_reflection(["attune.v1.ChatService"])
+    port = server.bind("127.0.0.1", 0, None)
     await server.start()
     async with keyed_channel(f"127.0.0.1:{port}", api_key) as channel:
         yield channel
@@ -114,7 +118,7 @@ async def test_an_unforeseen_error_says_nothing_of_the_inside(
     with caplog.at_level(logging.ERROR):
         refusal = await fails(channel, "crash")
     assert (refusal.code(), refusal.details()) == (grpc.StatusCode.INTERNAL, "internal error")
-    (record,) = [record for record in caplog.records if record.name == "attune.rpc"]
+    (record,) = [record for record in caplog.records if record.name == "attune.border"]
     assert "_act" in record.__dict__["trace"]
     assert SECRET not in str(record.__dict__)
 
@@ -199,9 +203,53 @@ async def test_reflection_lists_the_services_and_refuses_garbage(channel: grpc.a
 
 async def test_a_port_is_never_shared(tmp_path: Path) -> None:
     store, _ = key_store(tmp_path)
-    one, other = rpc.build_server(store, max_message_bytes=1 << 16), rpc.build_server(store, max_message_bytes=1 << 16)
-    port = rpc.bind(one, "127.0.0.1", 0, None)
+    one, other = rpc.Server(store, max_message_bytes=1 << 16), rpc.Server(store, max_message_bytes=1 << 16)
+    port = one.bind("127.0.0.1", 0, None)
     with pytest.raises(FailedPrecondition, match=f"cannot listen on 127.0.0.1:{port}"):
-        rpc.bind(other, "127.0.0.1", port, None)
+        other.bind("127.0.0.1", port, None)
     await one.stop(0)
     await other.stop(0)
+
+
+async def test_an_address_of_ipv6_is_shown_in_brackets(tmp_path: Path) -> None:
+    store, _ = key_store(tmp_path)
+    one, other = rpc.Server(store, max_message_bytes=1 << 16), rpc.Server(store, max_message_bytes=1 << 16)
+    try:
+        port = one.bind("::1", 0, None)
+    except FailedPrecondition:
+        pytest.skip("this machine has no IPv6")
+    with pytest.raises(FailedPrecondition, match=rf"cannot listen on \[::1\]:{port}"):
+        other.bind("::1", port, None)
+    await one.stop(0)
+    await other.stop(0)
+
+
+async def test_calls_of_many_connections_are_all_answered(tmp_path: Path, handlers: Handlers) -> None:
+    store, api_key = key_store(tmp_path)
+    server = rpc.Server(store, max_message_bytes=1 << 16)
+    server.add(chat_pb2_grpc.add_ChatServiceServicer_to_server, handlers)
+    address = f"127.0.0.1:{server.bind('127.0.0.1', 0, None)}"
+    await server.start()
+    key, own = (("authorization", f"Bearer {api_key}"),), [("grpc.use_local_subchannel_pool", 1)]
+    channels = [grpc.aio.insecure_channel(address, options=own) for _ in range(24)]
+    stubs: list[Any] = [chat_pb2_grpc.ChatServiceStub(channel) for channel in channels]
+    answers = await asyncio.gather(*(stub.Chat(chat_pb2.ChatRequest(), metadata=key, timeout=30) for stub in stubs * 8))
+    assert [answer.conversation_id for answer in answers] == ["c"] * 24 * 8
+    for channel in channels:
+        await channel.close()
+    await server.stop(0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another kernel's way of sharing cores")
+async def test_grpcs_thread_takes_no_core_from_the_loop(tmp_path: Path) -> None:
+    store, _ = key_store(tmp_path)
+    server = rpc.Server(store, max_message_bytes=1 << 16)
+    server.bind("127.0.0.1", 0, None)
+    await server.start()
+    try:
+        threads = [thread.native_id for thread in threading.enumerate() if "_poll_wrapper" in thread.name]
+        assert threads
+        assert {os.sched_getscheduler(thread or 0) for thread in threads} == {os.SCHED_BATCH}
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    finally:
+        await server.stop(0)

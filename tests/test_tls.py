@@ -202,8 +202,8 @@ async def test_a_server_in_plain_text_on_an_open_address_starts_with_a_warning(
     store, _ = key_store(tmp_path)
     for tls, said in ((None, 1), (parties.server_tls(), 0)):
         caplog.clear()
-        server = rpc.build_server(store, max_message_bytes=1 << 16)
-        rpc.bind(server, "0.0.0.0", 0, tls)
+        server = rpc.Server(store, max_message_bytes=1 << 16)
+        server.bind("0.0.0.0", 0, tls)
         assert sum("plain text" in record.message for record in caplog.records) == said
         await server.stop(0)
 
@@ -211,8 +211,8 @@ async def test_a_server_in_plain_text_on_an_open_address_starts_with_a_warning(
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 async def test_who_connects_to_grpc_and_says_nothing_is_let_go(tmp_path: Path, parties: Parties, secure: bool) -> None:
     store, _ = key_store(tmp_path)
-    server = rpc.build_server(store, max_message_bytes=1 << 16, handshake_seconds=0.2)
-    port = rpc.bind(server, "127.0.0.1", 0, parties.server_tls() if secure else None)
+    server = rpc.Server(store, max_message_bytes=1 << 16, handshake_seconds=0.2)
+    port = server.bind("127.0.0.1", 0, parties.server_tls() if secure else None)
     await server.start()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     await asyncio.wait_for(reader.read(), 20)  # to its end

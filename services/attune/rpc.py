@@ -1,66 +1,56 @@
-"""The gRPC border: one server set-up, and the one place where errors become statuses."""
+"""The gRPC server of every service."""
 
 import asyncio
-import functools
-import inspect
+import contextlib
 import logging
 import os
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
 
 # Read when gRPC starts. Its newer way of listening hands every message to one more thread: a third more of the
 # transport's CPU time for each message, and a tenth of a millisecond until the first (bench/serving.py, "gRPC alone").
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection
 
-from attune import metrics
-from attune.access import CALLER, Authenticator, Caller, admit
-from attune.errors import (
-    AttuneError,
-    DeadlineExceeded,
-    FailedPrecondition,
-    InvalidInput,
-    Unavailable,
-    status_of,
-)
-from attune.logs import log_failure
+from attune.access import Authenticator
+from attune.border import Border
+from attune.errors import FailedPrecondition
 from attune.tls import ServerTls, exposure
 
 logger = logging.getLogger(__name__)
 
-# gRPC turns details above 16 KiB into RESOURCE_EXHAUSTED; sentences are short by far.
-_MAX_DETAILS_CHARACTERS = 500
+_Service = TypeVar("_Service")
 
-# The core ends a call at its deadline by a clock that is not quite the interpreter's.
-_DEADLINE_SLACK_SECONDS = 0.05
-
-_INVALID, _EXHAUSTED = grpc.StatusCode.INVALID_ARGUMENT.name, grpc.StatusCode.RESOURCE_EXHAUSTED.name
-
-_Behaviour = Callable[[Any, Any], Any]
+_LISTENERS = 8
 
 
-def build_server(
-    authenticator: Authenticator,
-    *,
-    max_message_bytes: int,
-    max_streams_per_connection: int = 1024,
-    handshake_seconds: float = 20,
-) -> grpc.aio.Server:
+class Server:
     """A server that knows callers, finds dead clients, refuses large messages and answers every error by errors.STATUS.
 
-    Must be called in a running event loop. Two servers never share a port.
+    It is several of gRPC's servers, told the same, that listen on one port; the kernel gives each connection to one of
+    them. One by itself takes in a single call of each method at a time, and the event loop has to go around several
+    times for that: where many calls come that are only to be refused they would wait for seconds. Must be made in a
+    running event loop.
     """
-    return grpc.aio.server(
-        interceptors=[_Border(authenticator)],
-        options=[
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        *,
+        max_message_bytes: int,
+        max_streams_per_connection: int = 1024,
+        handshake_seconds: float = 20,
+    ) -> None:
+        options = [
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_concurrent_streams", max_streams_per_connection),
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", 1),
             # Who connects and says nothing is let go: gRPC itself would wait for two minutes.
             ("grpc.server_handshake_timeout_ms", round(handshake_seconds * 1000)),
             # A half-open connection is found within 30 s; clients may ping every 10 s, also without a call.
@@ -69,196 +59,74 @@ def build_server(
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ],
-    )
+        ]
+        border = Border(authenticator)
+        self._listeners = [grpc.aio.server(interceptors=[border], options=options) for _ in range(_LISTENERS)]
+
+    def add(self, add_to_server: "Callable[[_Service, grpc.aio.Server], None]", service: _Service) -> None:
+        """`add_to_server` is the function that was generated for the service."""
+        for listener in self._listeners:
+            add_to_server(service, listener)
+
+    def add_reflection(self, services: Iterable[str]) -> None:
+        """Lets grpcurl and the like list the services and their messages."""
+        for listener in self._listeners:
+            reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), listener)
+
+    def bind(self, host: str, port: int, tls: ServerTls | None) -> int:
+        """The port that it will listen on (0 takes a free one); raises FailedPrecondition when it is taken.
+
+        Without TLS on an address that is open to others it says so in the log: something in front may have TLS.
+        """
+        if danger := exposure(host, tls):
+            logger.warning(danger)
+        shown = f"[{host}]" if ":" in host else host
+        try:
+            if port:
+                _check_free(host, port)
+            for listener in self._listeners:
+                address = f"{shown}:{port}"
+                port = (
+                    listener.add_insecure_port(address)
+                    if tls is None
+                    else listener.add_secure_port(address, tls.grpc_credentials())
+                )
+        except (OSError, RuntimeError):
+            raise FailedPrecondition(f"cannot listen on {shown}:{port}: is another server there?") from None
+        return port
+
+    async def start(self) -> None:
+        for listener in self._listeners:
+            await listener.start()
+        _let_the_loop_finish()
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Takes no more calls; those that run are cut short when the time is over."""
+        await asyncio.gather(*(listener.stop(grace_seconds) for listener in self._listeners))
 
 
-def bind(server: grpc.aio.Server, host: str, port: int, tls: ServerTls | None) -> int:
-    """The port that it will listen on (0 takes a free one); raises FailedPrecondition when it is taken.
+def _check_free(host: str, port: int) -> None:
+    """Raises OSError when somebody listens there: who shares a port with himself would share it with another attune."""
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        with socket.socket(family, kind, protocol) as probe:
+            # Connections that have ended may still be about.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind(address)
 
-    Without TLS on an address that is open to others it says so in the log: something in front may have TLS.
+
+def _let_the_loop_finish() -> None:
+    """Makes this process' other threads wait for a core until the event loop, which calls this, leaves one free.
+
+    gRPC's are woken with every message that is written and with every call. As the kernel has it, they then take the
+    core from the loop that woke them: two changes of thread for each token of each stream, a third of the transport's
+    CPU time (bench/serving.py). A thread of SCHED_BATCH takes no core from anybody when it wakes; threads that it
+    starts are like it.
     """
-    if danger := exposure(host, tls):
-        logger.warning(danger)
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    try:
-        bound: int = (
-            server.add_insecure_port(address)
-            if tls is None
-            else server.add_secure_port(address, tls.grpc_credentials())
-        )
-    except RuntimeError:
-        bound = 0
-    if not bound:
-        raise FailedPrecondition(f"cannot listen on {address}: is another server there?")
-    return bound
-
-
-def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
-    """Lets grpcurl and the like list the services and their messages."""
-    reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), server)
-
-
-class Gated(ABC):
-    """A service that can tell before a request has been read that it has no room for it."""
-
-    @abstractmethod
-    def check_room(self, caller: Caller) -> None:
-        """Raises what any call of this caller would be refused with now."""
-
-
-class _Malformed:
-    """Stands for bytes that are no message, until the handler can refuse them."""
-
-
-class _Border(grpc.aio.ServerInterceptor):
-    """Wraps deserialiser and handler of every method.
-
-    A caller without the right to a method, or for whom there is no room, is refused before anything of the request is
-    read: a server that is asked for ten times what it can do answers mostly that.
-
-    AttuneError becomes its status; malformed bytes INVALID_ARGUMENT; anything else INTERNAL, without its text. A
-    cancellation that did not come from the caller becomes UNAVAILABLE: escaping, it would leave the caller waiting
-    for its deadline.
-    """
-
-    def __init__(self, authenticator: Authenticator) -> None:
-        self._authenticator = authenticator
-
-    async def intercept_service(
-        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
-    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
-        handler: Any = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        method = handler_call_details.method.removeprefix("/")
-        kinds = (
-            "stream" if handler.request_streaming else "unary",
-            "stream" if handler.response_streaming else "unary",
-        )
-        behaviour = getattr(handler, "_".join(kinds))
-        wrap = getattr(grpc, f"{'_'.join(kinds)}_rpc_method_handler")
-        try:
-            # The handler runs in this task, and finds it there.
-            CALLER.set(self._let_in(method, behaviour, handler_call_details.invocation_metadata))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a status
-            # As if it took a stream: then gRPC does not wait for the request.
-            return grpc.stream_stream_rpc_method_handler(_guard(_refusing(error), method, request_streaming=True))
-        wrapped: grpc.RpcMethodHandler[Any, Any] = wrap(
-            _guard(behaviour, method, request_streaming=handler.request_streaming),
-            request_deserializer=_tolerant(handler.request_deserializer),
-            response_serializer=handler.response_serializer,
-        )
-        return wrapped
-
-    def _let_in(self, method: str, behaviour: _Behaviour, metadata: Iterable[tuple[str, str]]) -> Caller:
-        credential = next((value for name, value in metadata if name == "authorization"), None)
-        caller = admit(self._authenticator, method, credential)
-        service = getattr(behaviour, "__self__", None)
-        if isinstance(service, Gated):
-            service.check_room(caller)
-        return caller
-
-
-def _refusing(error: Exception) -> _Behaviour:
-    async def refuse(_requests: Any, _context: Any) -> None:
-        raise error
-
-    return refuse
-
-
-def _tolerant(deserialise: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    def read(data: bytes) -> Any:
-        try:
-            return deserialise(data)
-        except Exception:  # noqa: BLE001 - protobuf's DecodeError and UnicodeDecodeError have no common base
-            return _Malformed()
-
-    return read
-
-
-def _guard(behaviour: _Behaviour, method: str, *, request_streaming: bool) -> _Behaviour:
-    async def call(request: Any, context: Any) -> Any:
-        status = "OK"
-        try:
-            outcome = behaviour(_checked_stream(request) if request_streaming else _checked(request), context)
-            if not inspect.isasyncgen(outcome):
-                return await outcome
-            async for message in outcome:
-                await context.write(message)
-            return None
-        except grpc.aio.AbortError:
-            status = getattr(context.code(), "name", "UNKNOWN")
-            raise
-        except AttuneError as error:
-            status = status_of(error).grpc
-            await _abort(context, error)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                status = _status_of_gone(context)
-                raise
-            status = "UNAVAILABLE"
-            await _abort(context, Unavailable("the call was ended by the server"))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a status
-            if context.done():
-                # Writing to a caller that has just gone.
-                status = _status_of_gone(context)
-                return None
-            status = "INTERNAL"
-            log_failure(logger, method, error)
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error")
-        finally:
-            metrics.REQUESTS.labels(method, status).inc()
-
-    return call
-
-
-def _checked(request: Any) -> Any:
-    if isinstance(request, _Malformed):
-        raise InvalidInput("the request's bytes are not a message of this method")
-    return request
-
-
-async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        yield _checked(request)
-
-
-def _status_of_gone(context: Any) -> str:
-    """What a caller that waits no longer has seen."""
-    remaining = context.time_remaining()
-    return "DEADLINE_EXCEEDED" if remaining is not None and remaining < _DEADLINE_SLACK_SECONDS else "CANCELLED"
-
-
-async def _abort(context: Any, error: AttuneError) -> None:
-    name = status_of(error).grpc
-    sentence = error.message[:_MAX_DETAILS_CHARACTERS]
-    retry_after_seconds = None if isinstance(error, DeadlineExceeded) else error.retry_after_seconds
-    details = _details(name, sentence, error.field, retry_after_seconds)
-    await context.abort(grpc.StatusCode[name], sentence, (("grpc-status-details-bin", details),))
-
-
-@functools.lru_cache(maxsize=256)
-def _details(name: str, sentence: str, field: str | None, retry_after_seconds: float | None) -> bytes:
-    """A google.rpc.Status as bytes; a server that is full says the same thing very often."""
-    details = status_pb2.Status(code=grpc.StatusCode[name].value[0], message=sentence)
-    _pack(details, error_details_pb2.ErrorInfo(reason=name, domain="attune"))
-    if name == _INVALID and field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=sentence)
-        _pack(details, error_details_pb2.BadRequest(field_violations=[violation]))
-    if name == _EXHAUSTED:
-        quota = error_details_pb2.QuotaFailure.Violation(subject=field or "server", description=sentence)
-        _pack(details, error_details_pb2.QuotaFailure(violations=[quota]))
-    if retry_after_seconds is not None:
-        delay = duration_pb2.Duration()
-        delay.FromMilliseconds(round(retry_after_seconds * 1000))
-        _pack(details, error_details_pb2.RetryInfo(retry_delay=delay))
-    data: bytes = details.SerializeToString()
-    return data
-
-
-def _pack(details: Any, message: Any) -> None:
-    packed = any_pb2.Any()
-    packed.Pack(message)
-    details.details.append(packed)
+    if sys.platform == "linux":
+        for thread in Path("/proc/self/task").iterdir():
+            if int(thread.name) != threading.get_native_id():
+                # It has just ended, or this is forbidden here: then all works as well, and costs more.
+                with contextlib.suppress(OSError):
+                    os.sched_setscheduler(int(thread.name), os.SCHED_BATCH, os.sched_param(0))

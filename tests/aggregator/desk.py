@@ -41,10 +41,10 @@ class Desk:
     @asynccontextmanager
     async def open(cls, plant: Plant) -> AsyncIterator["Desk"]:
         desk = cls(plant)
-        server = rpc.build_server(desk.access, max_message_bytes=1 << 16)
-        dataset_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptService(desk.index, desk.signing), server)
-        dataset_pb2_grpc.add_LineageServiceServicer_to_server(LineageService(desk.index), server)
-        desk.port = rpc.bind(server, "127.0.0.1", 0, None)
+        server = rpc.Server(desk.access, max_message_bytes=1 << 16)
+        server.add(dataset_pb2_grpc.add_ReceiptServiceServicer_to_server, ReceiptService(desk.index, desk.signing))
+        server.add(dataset_pb2_grpc.add_LineageServiceServicer_to_server, LineageService(desk.index))
+        desk.port = server.bind("127.0.0.1", 0, None)
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{desk.port}") as channel:
             desk.stub = dataset_pb2_grpc.ReceiptServiceStub(channel)

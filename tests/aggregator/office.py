@@ -50,11 +50,11 @@ class Office:
         lake = self.data / "lake"
         workshop = Workshop(self.data / "datasets", lake, rules, keys.split)
         personas = Personas(PersonaVersions(self.data / "personas"), "concierge")
-        dataset_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetService(workshop, personas), server)
-        dataset_pb2_grpc.add_LineageServiceServicer_to_server(LineageService(self.index), server)
+        server.add(dataset_pb2_grpc.add_DatasetServiceServicer_to_server, DatasetService(workshop, personas))
+        server.add(dataset_pb2_grpc.add_LineageServiceServicer_to_server, LineageService(self.index))
         looking_on = LogService(lambda: SpoolFollower(self.data / "spool"), Scrubber.from_settings(settings.privacy))
-        dataset_pb2_grpc.add_LogServiceServicer_to_server(looking_on, server)
-        dataset_pb2_grpc.add_LakeServiceServicer_to_server(LakeService(lake, 6), server)
+        server.add(dataset_pb2_grpc.add_LogServiceServicer_to_server, looking_on)
+        server.add(dataset_pb2_grpc.add_LakeServiceServicer_to_server, LakeService(lake, 6))
 
 
 @contextlib.contextmanager
@@ -68,9 +68,9 @@ def open_office(data: Path) -> Iterator[Office]:
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
         ways_out.append(lambda: loop.call_soon_threadsafe(stopping.set))
-        server = rpc.build_server(office.access, max_message_bytes=1 << 16)
+        server = rpc.Server(office.access, max_message_bytes=1 << 16)
         office.add_services(server)
-        office.port = rpc.bind(server, "127.0.0.1", 0, None)
+        office.port = server.bind("127.0.0.1", 0, None)
         await server.start()
         write_endpoints(data, "aggregator", grpc=office.port)
         started.set()

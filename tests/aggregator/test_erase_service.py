@@ -52,10 +52,10 @@ class Counter:
 @pytest_asyncio.fixture
 async def counter(tmp_path: Path) -> AsyncIterator[Counter]:
     opened = Counter(tmp_path)
-    server = rpc.build_server(opened.access, max_message_bytes=1 << 16)
+    server = rpc.Server(opened.access, max_message_bytes=1 << 16)
     service = ErasureService(opened.erasures, b"k" * 32)
-    dataset_pb2_grpc.add_ErasureServiceServicer_to_server(service, server)
-    port = rpc.bind(server, "127.0.0.1", 0, None)
+    server.add(dataset_pb2_grpc.add_ErasureServiceServicer_to_server, service)
+    port = server.bind("127.0.0.1", 0, None)
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         opened.stub = dataset_pb2_grpc.ErasureServiceStub(channel)

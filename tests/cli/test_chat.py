@@ -195,9 +195,9 @@ class ScriptedReceipts(dataset_pb2_grpc.ReceiptServiceServicer):
 async def desk(address: str, tmp_path: Path) -> AsyncIterator[ScriptedReceipts]:
     """A data folder whose ring is the scripted chat and the scripted receipts."""
     receipts = ScriptedReceipts()
-    server = rpc.build_server(key_store(tmp_path)[0], max_message_bytes=1 << 16)
-    dataset_pb2_grpc.add_ReceiptServiceServicer_to_server(receipts, server)
-    port = rpc.bind(server, "127.0.0.1", 0, None)
+    server = rpc.Server(key_store(tmp_path)[0], max_message_bytes=1 << 16)
+    server.add(dataset_pb2_grpc.add_ReceiptServiceServicer_to_server, receipts)
+    port = server.bind("127.0.0.1", 0, None)
     await server.start()
     write_endpoints(tmp_path, "inference", grpc=int(address.rpartition(":")[2]))
     write_endpoints(tmp_path, "aggregator", grpc=port)

@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
-
 from attune import rpc
 from attune.errors import NotFound, ResourceExhausted, Unavailable
 from attune.personas.api_keys import KeyStore
@@ -101,11 +99,11 @@ def _token(request: chat_pb2.ChatRequest) -> str:
 
 async def start(
     servicer: ScriptedChat, store: KeyStore, tls: ServerTls | None = None, port: int = 0
-) -> tuple[grpc.aio.Server, str]:
+) -> tuple[rpc.Server, str]:
     """The server, and its address."""
-    server = rpc.build_server(store, max_message_bytes=1 << 20)
-    chat_pb2_grpc.add_ChatServiceServicer_to_server(servicer, server)
-    feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(servicer, server)
-    port = rpc.bind(server, "127.0.0.1", port, tls)
+    server = rpc.Server(store, max_message_bytes=1 << 20)
+    server.add(chat_pb2_grpc.add_ChatServiceServicer_to_server, servicer)
+    server.add(feedback_pb2_grpc.add_FeedbackServiceServicer_to_server, servicer)
+    port = server.bind("127.0.0.1", port, tls)
     await server.start()
     return server, f"127.0.0.1:{port}"

@@ -162,7 +162,7 @@ def test_a_log_of_another_format_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "events.sqlite") as connection:
         connection.execute("UPDATE meta SET value = '9' WHERE name = 'format'")
     connection.close()
-    with pytest.raises(DataLoss, match="format 9; this version reads 1"):
+    with pytest.raises(DataLoss, match="format 9; this version reads 2"):
         open_log(tmp_path)
 
 

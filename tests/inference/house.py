@@ -86,7 +86,7 @@ class House:
 
     folder: Path
     server: InferenceServer
-    grpc_server: grpc.aio.Server
+    grpc_server: rpc.Server
     chat: Chat
     personas: Personas
     policies: Policies
@@ -160,8 +160,8 @@ class House:
             tenants=tenants or {},
             feedback_token_seconds=3600,
         )
-        grpc_server = rpc.build_server(access, max_message_bytes=1 << 20)
-        port = rpc.bind(grpc_server, "127.0.0.1", 0, None)
+        grpc_server = rpc.Server(access, max_message_bytes=1 << 20)
+        port = grpc_server.bind("127.0.0.1", 0, None)
         feedback = Feedback(log, keys, known, idempotency)
         listening = bind("127.0.0.1", 0)
         app = build_app(

@@ -18,10 +18,10 @@ from tests.rollout.house import PERSONAS, House
 @pytest_asyncio.fixture
 async def channel(house: House) -> AsyncIterator[grpc.aio.Channel]:
     store, api_key = key_store(house.data)
-    server = rpc.build_server(store, max_message_bytes=1 << 16)
+    server = rpc.Server(store, max_message_bytes=1 << 16)
     service = PolicyService(house.registry, house.log, house.personas(), base_model_hash=BASE)
-    policy_pb2_grpc.add_PolicyServiceServicer_to_server(service, server)
-    port = rpc.bind(server, "127.0.0.1", 0, None)
+    server.add(policy_pb2_grpc.add_PolicyServiceServicer_to_server, service)
+    port = server.bind("127.0.0.1", 0, None)
     await server.start()
     async with keyed_channel(f"127.0.0.1:{port}", api_key) as channel:
         yield channel
@@ -161,10 +161,10 @@ async def test_a_damaged_log_is_data_loss_for_the_caller(
 async def test_another_tenant_sees_no_persona_of_the_first(house: House, method: str) -> None:
     store, _ = key_store(house.data)
     policy_id = house.publish()
-    server = rpc.build_server(store, max_message_bytes=1 << 16)
+    server = rpc.Server(store, max_message_bytes=1 << 16)
     service = PolicyService(house.registry, house.log, house.personas(), base_model_hash=BASE)
-    policy_pb2_grpc.add_PolicyServiceServicer_to_server(service, server)
-    port = rpc.bind(server, "127.0.0.1", 0, None)
+    server.add(policy_pb2_grpc.add_PolicyServiceServicer_to_server, service)
+    port = server.bind("127.0.0.1", 0, None)
     await server.start()
     request = getattr(policy_pb2, f"{method}Request")(persona="concierge")
     if method in ("ApprovePolicy", "RollBack"):
@@ -183,10 +183,10 @@ async def test_where_a_person_is_to_approve_a_policy_waits_for_it(house: House) 
         house.registry, house.log, careful, base_model_hash=BASE, datasets=house.data / "datasets", withdraw_hours=24
     ).turn()
     assert house.log.current("default", "concierge") is None
-    server = rpc.build_server(store, max_message_bytes=1 << 16)
+    server = rpc.Server(store, max_message_bytes=1 << 16)
     service = PolicyService(house.registry, house.log, careful, base_model_hash=BASE)
-    policy_pb2_grpc.add_PolicyServiceServicer_to_server(service, server)
-    port = rpc.bind(server, "127.0.0.1", 0, None)
+    server.add(policy_pb2_grpc.add_PolicyServiceServicer_to_server, service)
+    port = server.bind("127.0.0.1", 0, None)
     await server.start()
     async with keyed_channel(f"127.0.0.1:{port}", api_key) as channel:
         stub = policy_pb2_grpc.PolicyServiceStub(channel)

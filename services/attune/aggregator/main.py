@@ -249,25 +249,26 @@ async def serve(settings: Settings) -> None:
     tls = server_tls(settings.tls)
     access = KeyStore(settings.data / "access")
     access.open_for(rules.host)
-    server = rpc.build_server(access, max_message_bytes=_MAX_MESSAGE_BYTES)
-    dataset_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptService(index, keys.signing), server)
-    dataset_pb2_grpc.add_ExportServiceServicer_to_server(ExportService(place), server)
-    dataset_pb2_grpc.add_ErasureServiceServicer_to_server(
-        ErasureService(Erasures(settings.data / "erasures"), keys.end_user), server
+    server = rpc.Server(access, max_message_bytes=_MAX_MESSAGE_BYTES)
+    server.add(dataset_pb2_grpc.add_ReceiptServiceServicer_to_server, ReceiptService(index, keys.signing))
+    server.add(dataset_pb2_grpc.add_ExportServiceServicer_to_server, ExportService(place))
+    server.add(
+        dataset_pb2_grpc.add_ErasureServiceServicer_to_server,
+        ErasureService(Erasures(settings.data / "erasures"), keys.end_user),
     )
     workshop = Workshop(settings.data / "datasets", place, BuildRules.from_settings(rules), keys.split)
-    dataset_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetService(workshop, personas), server)
-    dataset_pb2_grpc.add_LineageServiceServicer_to_server(LineageService(index), server)
+    server.add(dataset_pb2_grpc.add_DatasetServiceServicer_to_server, DatasetService(workshop, personas))
+    server.add(dataset_pb2_grpc.add_LineageServiceServicer_to_server, LineageService(index))
     looking_on = LogService(lambda: follow_log(settings), Scrubber.from_settings(settings.privacy))
-    dataset_pb2_grpc.add_LogServiceServicer_to_server(looking_on, server)
-    dataset_pb2_grpc.add_LakeServiceServicer_to_server(LakeService(place, settings.lake.history_hours), server)
+    server.add(dataset_pb2_grpc.add_LogServiceServicer_to_server, looking_on)
+    server.add(dataset_pb2_grpc.add_LakeServiceServicer_to_server, LakeService(place, settings.lake.history_hours))
     answers = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(answers, server)
+    server.add(health_pb2_grpc.add_HealthServicer_to_server, answers)
     for name in ("", *_SERVICES):
         await answers.set(name, health_pb2.HealthCheckResponse.SERVING)
-    rpc.add_reflection(server, (*_SERVICES, health.SERVICE_NAME))
+    server.add_reflection((*_SERVICES, health.SERVICE_NAME))
 
-    grpc_port = rpc.bind(server, rules.host, rules.grpc_port, tls)
+    grpc_port = server.bind(rules.host, rules.grpc_port, tls)
     metrics_port, page, _ = serve_metrics(rules.host, rules.metrics_port, page_context(tls))
     await server.start()
     try:

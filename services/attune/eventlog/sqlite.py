@@ -34,12 +34,12 @@ from attune.ids import check_name
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = "1"
+_FORMAT = "2"
 _DATABASE = "events.sqlite"
 _BUSY_SECONDS = 5.0
 _RETRY_AFTER_SECONDS = 1.0
 _TICK_SECONDS = 0.2
-_GROUP_RECORDS = 4096
+_GROUP_RECORDS = 512
 _GROUP_BYTES = 16 << 20
 _TRIM_RECORDS = 1000
 _VACUUM_PAGES = 512
@@ -53,13 +53,20 @@ _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE partitions (
-    topic TEXT NOT NULL, partition INTEGER NOT NULL, next_offset INTEGER NOT NULL, PRIMARY KEY (topic, partition)
+    topic TEXT NOT NULL, partition INTEGER NOT NULL, first_offset INTEGER NOT NULL, PRIMARY KEY (topic, partition)
 ) WITHOUT ROWID;
 CREATE TABLE records (
     topic TEXT NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL,
     appended_unix_ms INTEGER NOT NULL, key BLOB NOT NULL, payload BLOB NOT NULL,
     PRIMARY KEY (topic, partition, offset)
 );
+"""
+
+# What was trimmed is gone, and what is left begins at the partition's first offset, without a gap.
+_RANGES = """
+SELECT partition, first_offset, coalesce(
+    (SELECT max(r.offset) + 1 FROM records r WHERE r.topic = p.topic AND r.partition = p.partition), first_offset)
+FROM partitions p WHERE topic = ?
 """
 
 
@@ -83,15 +90,7 @@ class SqliteLogReader:
 
     def ranges(self, topic: str) -> Mapping[int, Range]:
         self._open_anew()
-        rows = self._rows(
-            "SELECT partition, next_offset, (SELECT min(r.offset) FROM records r WHERE r.topic = p.topic"
-            " AND r.partition = p.partition) FROM partitions p WHERE topic = ?",
-            (topic,),
-        )
-        return {
-            partition: Range(next_offset if first is None else first, next_offset)
-            for partition, next_offset, first in rows
-        }
+        return {partition: Range(first, end) for partition, first, end in self._rows(_RANGES, (topic,))}
 
     def ends(self, topic: str) -> Mapping[int, int]:
         return {partition: held.next for partition, held in self.ranges(topic).items()}
@@ -157,9 +156,11 @@ class SqliteLogReader:
 class SqliteLog:
     """The appending side (and a reader): one process at a time, enforced by a lock.
 
-    One thread does all writing. It takes everything that waits, writes it in one transaction with one fsync, and only
+    One thread does all writing. It takes everything that waits, writes it in one statement with one fsync, and only
     then resolves the futures; the slower the disk, the larger the groups. Between groups it trims what every configured
-    reader has behind it.
+    reader has behind it; how far they are another thread finds out. For each statement, and for each file that it looks
+    at, a thread gives up the interpreter, and waits to have it again until a busy event loop lets go: so the one that
+    acknowledges does as few of them as it can.
 
     Raises FailedPrecondition when another process appends to this log, DataLoss when the file is not a sound one.
     """
@@ -186,7 +187,7 @@ class SqliteLog:
             self._reader = SqliteLogReader(folder)
             with _reported(folder):
                 self._writer: sqlite3.Connection | None = _open_writer(folder, topics)
-                self._next = _next_offsets(self._writer)
+                self._first, self._next = _offsets(self._writer, topics)
                 held = self._writer.execute(
                     "SELECT coalesce(sum(length(key) + length(payload) + ?), 0) FROM records", (RECORD_OVERHEAD_BYTES,)
                 ).fetchone()[0]
@@ -199,8 +200,15 @@ class SqliteLog:
         self._gate = threading.Lock()
         self._closed = False
         self._fault: AttuneError | None = None
-        self._thread = threading.Thread(target=self._run, name="event-log-writer", daemon=True)
-        self._thread.start()
+        self._behind = dict(self._first)
+        self._pages_freed = True
+        self._closing = threading.Event()
+        self._threads = [
+            threading.Thread(target=target, name=f"event-log-{name}", daemon=True)
+            for name, target in (("writer", self._run), ("keeper", self._look_after))
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def log_id(self, topic: str) -> str:
         return self._reader.log_id(topic)
@@ -289,7 +297,9 @@ class SqliteLog:
             if not self._closed:
                 self._closed = True
                 self._queue.put(None)
-        self._thread.join()
+        self._closing.set()
+        for thread in self._threads:
+            thread.join()
         self._reader.close()
         if self._writer is not None:  # the last connection to close empties the WAL into the database
             self._writer.close()
@@ -333,19 +343,16 @@ class SqliteLog:
 
     def _write(self, group: list["_Append"]) -> None:
         next_offsets = dict(self._next)
-        rows = []
+        values: list[object] = []
         written_unix_ms = now_unix_ms()
         for append in group:
             append.offset = next_offsets[append.topic]
             next_offsets[append.topic] += 1
-            rows.append((append.topic, append.offset, written_unix_ms, append.key, append.payload))
+            values += (append.topic, append.offset, written_unix_ms, append.key, append.payload)
         try:
-            with metrics.EVENT_LOG_COMMIT_SECONDS.time(), self._transaction() as writer:
-                writer.executemany("INSERT INTO records VALUES (?, 0, ?, ?, ?, ?)", rows)
-                writer.executemany(
-                    "UPDATE partitions SET next_offset = ? WHERE topic = ? AND partition = 0",
-                    [(offset, topic) for topic, offset in next_offsets.items()],
-                )
+            with metrics.EVENT_LOG_COMMIT_SECONDS.time(), self._writing() as writer:
+                places = ", ".join(["(?, 0, ?, ?, ?, ?)"] * len(group))
+                writer.execute(f"INSERT INTO records VALUES {places}", values)
         except AttuneError as fault:
             for append in group:
                 append.fail(fault)
@@ -357,7 +364,15 @@ class SqliteLog:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """A transaction of the writer's; when it fails the log refuses reservations until one succeeds.
+        """Several statements of the writer's, all or none."""
+        with self._writing() as writer:
+            writer.execute("BEGIN IMMEDIATE")
+            yield writer
+            writer.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """The writer's connection; when writing fails the log refuses reservations until it succeeds.
 
         After a failure the connection is thrown away and opened anew: what the file holds decides, not memory.
         """
@@ -365,10 +380,8 @@ class SqliteLog:
             with _reported(self._folder):
                 if self._writer is None:
                     self._writer = _open_writer(self._folder, tuple(self._next))
-                    self._next = _next_offsets(self._writer)
-                self._writer.execute("BEGIN IMMEDIATE")
+                    self._first, self._next = _offsets(self._writer, self._next)
                 yield self._writer
-                self._writer.execute("COMMIT")
         except AttuneError as fault:
             if self._fault is None:
                 logger.error("event log cannot be written", extra={"reason": fault.message})
@@ -432,18 +445,23 @@ class SqliteLog:
             for topic in self._next:
                 self._trim(topic)
             self._give_back_pages()
-        with contextlib.suppress(AttuneError):
-            metrics.EVENT_LOG_BYTES.set(self._space.used_bytes)
-            for topic, depth in self.depth().items():
-                metrics.EVENT_LOG_DEPTH.labels(topic).set(depth.records)
-                metrics.EVENT_LOG_OLDEST_AGE.labels(topic).set(depth.oldest_age_seconds)
+
+    def _look_after(self) -> None:
+        """Finds out how far the readers are, for the writer and for whoever watches."""
+        while not self._closing.wait(_TICK_SECONDS):
+            with contextlib.suppress(AttuneError):
+                metrics.EVENT_LOG_BYTES.set(self._space.used_bytes)
+                for topic in self._behind:
+                    self._behind[topic] = self._trimmable(topic)
+                for topic, depth in self.depth().items():
+                    metrics.EVENT_LOG_DEPTH.labels(topic).set(depth.records)
+                    metrics.EVENT_LOG_OLDEST_AGE.labels(topic).set(depth.oldest_age_seconds)
 
     def _trim(self, topic: str) -> None:
         """Deletes what every configured reader has behind it, a small step at a time while nobody waits."""
-        end = self._trimmable(topic)
-        first = self.range(topic, 0).first
-        while first < end:
-            step = min(first + _TRIM_RECORDS, end)
+        before, end = self._first[topic], min(self._behind[topic], self._next[topic])
+        while self._first[topic] < end and (self._first[topic] == before or self._queue.empty()):
+            step = min(self._first[topic] + _TRIM_RECORDS, end)
             bounds = (topic, step)
             with self._transaction() as writer:
                 freed = writer.execute(
@@ -452,10 +470,10 @@ class SqliteLog:
                     (RECORD_OVERHEAD_BYTES, *bounds),
                 ).fetchone()[0]
                 writer.execute("DELETE FROM records WHERE topic = ? AND partition = 0 AND offset < ?", bounds)
+                writer.execute("UPDATE partitions SET first_offset = ? WHERE topic = ? AND partition = 0", bounds[::-1])
             self._space.hold(-freed)
-            first = step
-            if not self._queue.empty():
-                return
+            self._first[topic] = step
+            self._pages_freed = True
 
     def _trimmable(self, topic: str) -> int:
         """The first offset that some configured reader still needs."""
@@ -463,10 +481,11 @@ class SqliteLog:
 
     def _give_back_pages(self) -> None:
         """Free pages are used again by later records; only a large surplus goes back to the disk."""
-        if self._writer is None or not self._queue.empty():
+        if self._writer is None or not self._pages_freed or not self._queue.empty():
             return
         with _reported(self._folder):
-            if self._writer.execute("PRAGMA freelist_count").fetchone()[0] > _FREE_PAGES_KEPT:
+            self._pages_freed = self._writer.execute("PRAGMA freelist_count").fetchone()[0] > _FREE_PAGES_KEPT
+            if self._pages_freed:
                 # Not execute(): it steps a statement without columns once, which frees a single page.
                 self._writer.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
 
@@ -586,8 +605,10 @@ def _open_writer(folder: Path, topics: Iterable[str]) -> sqlite3.Connection:
     return connection
 
 
-def _next_offsets(writer: sqlite3.Connection) -> dict[str, int]:
-    return dict(writer.execute("SELECT topic, next_offset FROM partitions WHERE partition = 0").fetchall())
+def _offsets(writer: sqlite3.Connection, topics: Iterable[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """The first and the next offset of each topic."""
+    rows = {topic: writer.execute(_RANGES, (topic,)).fetchone() for topic in topics}
+    return {topic: first for topic, (_, first, _) in rows.items()}, {topic: end for topic, (*_, end) in rows.items()}
 
 
 def _connect(file: Path, mode: str) -> sqlite3.Connection:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from attune.access import CALLER, Caller
+from attune.border import Gated
 from attune.inference.chat import Chat
 from attune.inference.stall import STALL_SECONDS, stall_guard
-from attune.rpc import Gated
 from attune.v1 import chat_pb2, chat_pb2_grpc
 
 

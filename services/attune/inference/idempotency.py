@@ -199,15 +199,14 @@ class Idempotency:
             rows = [one for one in taken if isinstance(one, _Row)]
             waiting = [one.written if isinstance(one, _Row) else one for one in taken if one is not None]
             try:
-                with connection:
-                    connection.execute("BEGIN IMMEDIATE")
-                    connection.executemany(
-                        "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
-                        [(*row.name, row.digest, row.answer, time.time()) for row in rows],
-                    )
-                    if time.monotonic() - tidied > _TIDY_SECONDS:
-                        self._tidy(connection)
-                        tidied = time.monotonic()
+                if rows:
+                    # One statement: between two the thread would wait for the event loop to let it go on.
+                    places = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(rows))
+                    values = [value for row in rows for value in (*row.name, row.digest, row.answer, time.time())]
+                    connection.execute(f"INSERT OR REPLACE INTO answers VALUES {places}", values)
+                if time.monotonic() - tidied > _TIDY_SECONDS:
+                    self._tidy(connection)
+                    tidied = time.monotonic()
             except sqlite3.Error as error:
                 logger.error("answers not kept", extra={"error": type(error).__name__})
                 for future in waiting:

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import grpc
 import psutil
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -116,7 +115,7 @@ class _Doors:
 
     access: KeyStore
     tls: ServerTls | None
-    server: grpc.aio.Server
+    server: rpc.Server
     listening: socket.socket
     ports: Mapping[str, int]
 
@@ -125,8 +124,8 @@ def _open_doors(settings: Settings, closing: contextlib.ExitStack) -> _Doors:
     inference = settings.inference
     access, tls = KeyStore(settings.data / "access"), server_tls(settings.tls)
     access.open_for(inference.host)
-    server = rpc.build_server(access, max_message_bytes=inference.max_message_bytes)
-    grpc_port = rpc.bind(server, inference.host, inference.grpc_port, tls)
+    server = rpc.Server(access, max_message_bytes=inference.max_message_bytes)
+    grpc_port = server.bind(inference.host, inference.grpc_port, tls)
     listening = bind(inference.host, inference.http_port)
     metrics_port, page, thread = serve_metrics(inference.host, inference.metrics_port, page_context(tls))
     closing.callback(thread.join, _CLOSE_SECONDS)
@@ -227,7 +226,7 @@ class InferenceServer:
 
     def __init__(
         self,
-        server: grpc.aio.Server,
+        server: rpc.Server,
         http: HttpServer,
         *,
         chat: Chat,
@@ -241,11 +240,11 @@ class InferenceServer:
         self._chat = chat
         self._forgetting = forgetting
         self._answers = health.aio.HealthServicer()
-        chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatService(chat, stall_seconds), server)
-        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(FeedbackService(feedback), server)
-        feedback_pb2_grpc.add_ImportServiceServicer_to_server(ImportService(imports), server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._answers, server)
-        rpc.add_reflection(server, (_CHAT, _FEEDBACK, _IMPORT, health.SERVICE_NAME))
+        server.add(chat_pb2_grpc.add_ChatServiceServicer_to_server, ChatService(chat, stall_seconds))
+        server.add(feedback_pb2_grpc.add_FeedbackServiceServicer_to_server, FeedbackService(feedback))
+        server.add(feedback_pb2_grpc.add_ImportServiceServicer_to_server, ImportService(imports))
+        server.add(health_pb2_grpc.add_HealthServicer_to_server, self._answers)
+        server.add_reflection((_CHAT, _FEEDBACK, _IMPORT, health.SERVICE_NAME))
 
     async def warm_up(self) -> None:
         """Generates, for the first time compiles; then what the rollout log says is put in service."""

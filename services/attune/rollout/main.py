@@ -62,16 +62,16 @@ async def serve(settings: Settings) -> None:
     tls = server_tls(settings.tls)
     keys = KeyStore(settings.data / "access")
     keys.open_for(settings.rollout.host)
-    server = rpc.build_server(keys, max_message_bytes=_MAX_MESSAGE_BYTES)
+    server = rpc.Server(keys, max_message_bytes=_MAX_MESSAGE_BYTES)
     service = PolicyService(registry, log, personas, base_model_hash=base_model_hash)
-    policy_pb2_grpc.add_PolicyServiceServicer_to_server(service, server)
+    server.add(policy_pb2_grpc.add_PolicyServiceServicer_to_server, service)
     answers = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(answers, server)
+    server.add(health_pb2_grpc.add_HealthServicer_to_server, answers)
     for name in ("", _POLICY_SERVICE):
         await answers.set(name, health_pb2.HealthCheckResponse.SERVING)
-    rpc.add_reflection(server, (_POLICY_SERVICE, health.SERVICE_NAME))
+    server.add_reflection((_POLICY_SERVICE, health.SERVICE_NAME))
 
-    grpc_port = rpc.bind(server, settings.rollout.host, settings.rollout.grpc_port, tls)
+    grpc_port = server.bind(settings.rollout.host, settings.rollout.grpc_port, tls)
     metrics_port, metrics_server, metrics_thread = serve_metrics(
         settings.rollout.host, settings.rollout.metrics_port, page_context(tls)
     )
