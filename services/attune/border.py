@@ -1,6 +1,7 @@
 """The gRPC border: who is let in, and the one place where errors become statuses."""
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import logging
@@ -121,8 +122,10 @@ def _guard(behaviour: _Behaviour, method: str, *, request_streaming: bool) -> _B
             outcome = behaviour(_checked_stream(request) if request_streaming else _checked(request), context)
             if not inspect.isasyncgen(outcome):
                 return await outcome
-            async for message in outcome:
-                await context.write(message)
+            # Closed here and now: left to the garbage collector, a handler would hold what it has until then.
+            async with contextlib.aclosing(outcome) as messages:
+                async for message in messages:
+                    await context.write(message)
             return None
         except grpc.aio.AbortError:
             status = getattr(context.code(), "name", "UNKNOWN")
