@@ -2,18 +2,16 @@
 
 import asyncio
 import contextlib
+import errno
+import itertools
 import logging
 import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
-
-# Read when gRPC starts. Its newer way of listening hands every message to one more thread: a third more of the
-# transport's CPU time for each message, and a tenth of a millisecond until the first (bench/serving.py, "gRPC alone").
-os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
 import grpc
 from grpc_reflection.v1alpha import reflection
@@ -28,6 +26,7 @@ logger = logging.getLogger(__name__)
 _Service = TypeVar("_Service")
 
 _LISTENERS = 8
+_EVERYWHERE = ("0.0.0.0", "::")
 
 
 class Server:
@@ -68,7 +67,7 @@ class Server:
         for listener in self._listeners:
             add_to_server(service, listener)
 
-    def add_reflection(self, services: Iterable[str]) -> None:
+    def add_reflection(self, services: Sequence[str]) -> None:
         """Lets grpcurl and the like list the services and their messages."""
         for listener in self._listeners:
             reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), listener)
@@ -107,13 +106,22 @@ class Server:
 
 def _check_free(host: str, port: int) -> None:
     """Raises OSError when somebody listens there: who shares a port with himself would share it with another attune."""
-    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        with socket.socket(family, kind, protocol) as probe:
-            # Connections that have ended may still be about.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            probe.bind(address)
+    # gRPC makes either of these both.
+    hosts = _EVERYWHERE if host in _EVERYWHERE else (host,)
+    for family, kind, protocol, _, address in itertools.chain.from_iterable(
+        socket.getaddrinfo(each, port, type=socket.SOCK_STREAM) for each in hosts
+    ):
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                # Connections that have ended may still be about.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(address)
+        except OSError as error:
+            # Whatever else is wrong, no IPv6 for example, gRPC may do without.
+            if error.errno == errno.EADDRINUSE:
+                raise
 
 
 def _let_the_loop_finish() -> None:
@@ -124,9 +132,11 @@ def _let_the_loop_finish() -> None:
     CPU time (bench/serving.py). A thread of SCHED_BATCH takes no core from anybody when it wakes; threads that it
     starts are like it.
     """
-    if sys.platform == "linux":
+    if sys.platform != "linux":
+        return
+    # Where this is forbidden all works as well, and costs more.
+    with contextlib.suppress(PermissionError, FileNotFoundError):
         for thread in Path("/proc/self/task").iterdir():
             if int(thread.name) != threading.get_native_id():
-                # It has just ended, or this is forbidden here: then all works as well, and costs more.
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
                     os.sched_setscheduler(int(thread.name), os.SCHED_BATCH, os.sched_param(0))

@@ -342,15 +342,15 @@ class SqliteLog:
         return group, False
 
     def _write(self, group: list["_Append"]) -> None:
-        next_offsets = dict(self._next)
         values: list[object] = []
         written_unix_ms = now_unix_ms()
-        for append in group:
-            append.offset = next_offsets[append.topic]
-            next_offsets[append.topic] += 1
-            values += (append.topic, append.offset, written_unix_ms, append.key, append.payload)
         try:
             with metrics.EVENT_LOG_COMMIT_SECONDS.time(), self._writing() as writer:
+                next_offsets = dict(self._next)
+                for append in group:
+                    append.offset = next_offsets[append.topic]
+                    next_offsets[append.topic] += 1
+                    values += (append.topic, append.offset, written_unix_ms, append.key, append.payload)
                 places = ", ".join(["(?, 0, ?, ?, ?, ?)"] * len(group))
                 writer.execute(f"INSERT INTO records VALUES {places}", values)
         except AttuneError as fault:
@@ -449,7 +449,8 @@ class SqliteLog:
     def _look_after(self) -> None:
         """Finds out how far the readers are, for the writer and for whoever watches."""
         while not self._closing.wait(_TICK_SECONDS):
-            with contextlib.suppress(AttuneError):
+            # What cannot be looked at now can be in a moment; until then nothing more is trimmed.
+            with contextlib.suppress(AttuneError, OSError):
                 metrics.EVENT_LOG_BYTES.set(self._space.used_bytes)
                 for topic in self._behind:
                     self._behind[topic] = self._trimmable(topic)
@@ -459,8 +460,8 @@ class SqliteLog:
 
     def _trim(self, topic: str) -> None:
         """Deletes what every configured reader has behind it, a small step at a time while nobody waits."""
-        before, end = self._first[topic], min(self._behind[topic], self._next[topic])
-        while self._first[topic] < end and (self._first[topic] == before or self._queue.empty()):
+        end = min(self._behind[topic], self._next[topic])
+        while self._first[topic] < end:
             step = min(self._first[topic] + _TRIM_RECORDS, end)
             bounds = (topic, step)
             with self._transaction() as writer:
@@ -474,6 +475,8 @@ class SqliteLog:
             self._space.hold(-freed)
             self._first[topic] = step
             self._pages_freed = True
+            if not self._queue.empty():
+                return
 
     def _trimmable(self, topic: str) -> int:
         """The first offset that some configured reader still needs."""
@@ -619,6 +622,8 @@ def _connect(file: Path, mode: str) -> sqlite3.Connection:
         timeout=_BUSY_SECONDS,
         isolation_level=None,
         check_same_thread=False,
+        # One that is kept keeps what it was last given: megabytes, and what was to be erased.
+        cached_statements=0,
     )
 
 

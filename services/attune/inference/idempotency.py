@@ -204,9 +204,6 @@ class Idempotency:
                     places = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(rows))
                     values = [value for row in rows for value in (*row.name, row.digest, row.answer, time.time())]
                     connection.execute(f"INSERT OR REPLACE INTO answers VALUES {places}", values)
-                if time.monotonic() - tidied > _TIDY_SECONDS:
-                    self._tidy(connection)
-                    tidied = time.monotonic()
             except sqlite3.Error as error:
                 logger.error("answers not kept", extra={"error": type(error).__name__})
                 for future in waiting:
@@ -214,6 +211,10 @@ class Idempotency:
             else:
                 for future in waiting:
                     future.set_result(None)
+            if time.monotonic() - tidied > _TIDY_SECONDS:
+                tidied = time.monotonic()
+                with contextlib.suppress(sqlite3.Error):  # the next time, then
+                    self._tidy(connection)
             if None in taken:
                 connection.close()
                 return
@@ -258,7 +259,10 @@ def _open_whole(file: Path) -> sqlite3.Connection:
 
 
 def _open(file: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(file, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    # No statement is kept: it would keep what it was last given.
+    connection = sqlite3.connect(
+        file, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=0
+    )
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     return connection
