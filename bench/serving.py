@@ -329,8 +329,7 @@ async def serve_attune() -> None:
 
 
 async def serve_grpc(port: int) -> None:
-    # gRPC as it is set up for attune's own servers.
-    from attune.rpc import grpc
+    import grpc
 
     class Alone(chat_pb2_grpc.ChatServiceServicer):
         async def StreamChat(self, request: chat_pb2.ChatRequest, context: Any) -> None:  # type: ignore[override]

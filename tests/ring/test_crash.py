@@ -14,8 +14,13 @@ PARTS = ("aggregator", "rollout", "trainer", "inference", "supervisor", "everyth
 
 @pytest.mark.timeout(900)
 def test_a_ring_that_is_killed_part_by_part_and_as_a_whole_loses_nothing_and_learns_again(tmp_path: Path) -> None:
-    thresholds = {"ATTUNE_AGGREGATOR__BUILD_FEEDBACK": "120", "ATTUNE_TRAINER__KTO__EPOCHS": "1"}
-    with Ring(tmp_path / "data", ROOT / "deploy" / "demo.toml", {**FREE_PORTS, **ALWAYS_LEARN, **thresholds}) as ring:
+    settings = {
+        "ATTUNE_AGGREGATOR__BUILD_FEEDBACK": "120",
+        "ATTUNE_TRAINER__KTO__EPOCHS": "1",
+        # The trainer gives way to everything, other tests included.
+        "ATTUNE_SUPERVISOR__STOP_SECONDS": "45",
+    }
+    with Ring(tmp_path / "data", ROOT / "deploy" / "demo.toml", {**FREE_PORTS, **ALWAYS_LEARN, **settings}) as ring:
         findings = rehearse_faults(ring, parts=PARTS, seed=1, say=print)
 
     assert findings.misses == []
