@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import socket
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -209,6 +210,19 @@ async def test_a_port_is_never_shared(tmp_path: Path) -> None:
         other.bind("127.0.0.1", port, None)
     await one.stop(0)
     await other.stop(0)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "::"])
+async def test_a_port_that_another_would_share_is_refused_as_well(tmp_path: Path, host: str) -> None:
+    store, _ = key_store(tmp_path)
+    server = rpc.Server(store, max_message_bytes=1 << 16)
+    with socket.socket() as another:
+        another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        another.bind(("127.0.0.1", 0))
+        another.listen()
+        with pytest.raises(FailedPrecondition, match="is another server there"):
+            server.bind(host, another.getsockname()[1], None)
+    await server.stop(0)
 
 
 async def test_an_address_of_ipv6_is_shown_in_brackets(tmp_path: Path) -> None:
