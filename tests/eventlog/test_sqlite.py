@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
 from attune.errors import DataLoss, FailedPrecondition, InvalidInput, NotFound, ResourceExhausted, Unavailable
 from attune.eventlog import FEEDBACK, RESPONSES, SqliteLog, SqliteLogReader
@@ -197,6 +198,31 @@ def test_positions_that_cannot_be_read_hold_back_trimming_until_the_reader_commi
     assert log.positions("aggregator") == {}
     log.commit("aggregator", {(RESPONSES, 0): 1})
     eventually(lambda: log.range(RESPONSES, 0).first == 1)
+
+
+def test_positions_that_are_no_file_for_a_while_hold_back_trimming_only_so_long(log: SqliteLog, tmp_path: Path) -> None:
+    log.append(RESPONSES, b"", b"x").result(10)
+    file = tmp_path / "spool" / "positions" / "aggregator.json"
+    file.mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        log.depth()  # as the thread that looks after the readers sees it, several times a second
+    before = REGISTRY.get_sample_value("attune_event_log_bytes")
+    log.append(RESPONSES, b"", b"x" * 1000).result(10)
+    eventually(lambda: REGISTRY.get_sample_value("attune_event_log_bytes") != before)
+    file.rmdir()
+    log.commit("aggregator", {(RESPONSES, 0): 1})
+    eventually(lambda: log.range(RESPONSES, 0).first == 1)
+
+
+def test_a_position_beyond_the_end_moves_no_offset(log: SqliteLog, tmp_path: Path) -> None:
+    log.append(RESPONSES, b"", b"x").result(10)
+    log.commit("aggregator", {(RESPONSES, 0): 1})
+    file = tmp_path / "spool" / "positions" / "aggregator.json"
+    file.write_text(file.read_text().replace(", 1]", ", 1000]"))
+    eventually(lambda: log.range(RESPONSES, 0).first == 1)
+    assert log.append(RESPONSES, b"", b"y").result(10) == 1
+    eventually(lambda: log.range(RESPONSES, 0).first == 2)
+    assert log.append(RESPONSES, b"", b"z").result(10) == 2
 
 
 def test_the_disk_space_of_trimmed_records_is_given_back(log: SqliteLog, tmp_path: Path) -> None:
