@@ -265,18 +265,7 @@ class SqliteLog:
         return append.future
 
     def depth(self) -> dict[str, Depth]:
-        now = time.time()
-        depths = {}
-        for topic, next_offset in self._next.items():
-            position = self._trimmable(topic)
-            rows = self._reader._rows(
-                "SELECT appended_unix_ms FROM records WHERE topic = ? AND partition = 0 AND offset >= ?"
-                " ORDER BY offset LIMIT 1",
-                (topic, position),
-            )
-            oldest_age_seconds = max(0.0, now - rows[0][0] / 1000) if rows else 0.0
-            depths[topic] = Depth(max(0, next_offset - position), oldest_age_seconds)
-        return depths
+        return {topic: self._depth(topic, self._trimmable(topic)) for topic in self._next}
 
     def erase(self, matches: Callable[[Record], bool]) -> "Future[int]":
         """Empties the records that match, and leaves nothing of them in the file; says how many there were.
@@ -453,8 +442,8 @@ class SqliteLog:
             with contextlib.suppress(AttuneError, OSError):
                 metrics.EVENT_LOG_BYTES.set(self._space.used_bytes)
                 for topic in self._behind:
-                    self._behind[topic] = self._trimmable(topic)
-                for topic, depth in self.depth().items():
+                    position = self._behind[topic] = self._trimmable(topic)
+                    depth = self._depth(topic, position)
                     metrics.EVENT_LOG_DEPTH.labels(topic).set(depth.records)
                     metrics.EVENT_LOG_OLDEST_AGE.labels(topic).set(depth.oldest_age_seconds)
 
@@ -477,6 +466,16 @@ class SqliteLog:
             self._pages_freed = True
             if not self._queue.empty():
                 return
+
+    def _depth(self, topic: str, position: int) -> Depth:
+        """What lies behind a position."""
+        rows = self._reader._rows(
+            "SELECT appended_unix_ms FROM records WHERE topic = ? AND partition = 0 AND offset >= ?"
+            " ORDER BY offset LIMIT 1",
+            (topic, position),
+        )
+        oldest_age_seconds = max(0.0, time.time() - rows[0][0] / 1000) if rows else 0.0
+        return Depth(max(0, self._next[topic] - position), oldest_age_seconds)
 
     def _trimmable(self, topic: str) -> int:
         """The first offset that some configured reader still needs."""
