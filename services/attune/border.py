@@ -15,13 +15,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 
 from attune import metrics
 from attune.access import CALLER, Authenticator, Caller, admit
-from attune.errors import (
-    AttuneError,
-    DeadlineExceeded,
-    InvalidInput,
-    Unavailable,
-    status_of,
-)
+from attune.errors import AttuneError, DeadlineExceeded, InvalidInput, Unavailable, status_of
 from attune.logs import log_failure
 
 logger = logging.getLogger(__name__)

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 _Service = TypeVar("_Service")
 
 _LISTENERS = 8
+# What gRPC makes both of, whichever is asked for.
 _EVERYWHERE = ("0.0.0.0", "::")
 
 
@@ -106,8 +107,7 @@ class Server:
 
 def _check_free(host: str, port: int) -> None:
     """Raises OSError when somebody listens there: who shares a port with himself would share it with another attune."""
-    # gRPC makes either of these both.
-    hosts = _EVERYWHERE if host in _EVERYWHERE else (host,)
+    hosts = _EVERYWHERE if host in ("", *_EVERYWHERE) else (host,)
     for family, kind, protocol, _, address in itertools.chain.from_iterable(
         socket.getaddrinfo(each, port, type=socket.SOCK_STREAM) for each in hosts
     ):
@@ -128,9 +128,8 @@ def _let_the_loop_finish() -> None:
     """Makes this process' other threads wait for a core until the event loop, which calls this, leaves one free.
 
     gRPC's are woken with every message that is written and with every call. As the kernel has it, they then take the
-    core from the loop that woke them: two changes of thread for each token of each stream, a third of the transport's
-    CPU time (bench/serving.py). A thread of SCHED_BATCH takes no core from anybody when it wakes; threads that it
-    starts are like it.
+    core from the loop that woke them: two changes of thread for each token of each stream. A thread of SCHED_BATCH
+    takes no core from anybody when it wakes; threads that it starts are like it.
     """
     if sys.platform != "linux":
         return
