@@ -107,7 +107,7 @@ class Server:
 
 def _check_free(host: str, port: int) -> None:
     """Raises OSError when somebody listens there: who shares a port with himself would share it with another attune."""
-    hosts = _EVERYWHERE if host in ("", *_EVERYWHERE) else (host,)
+    hosts = _EVERYWHERE if host in _EVERYWHERE else (host,)
     for family, kind, protocol, _, address in itertools.chain.from_iterable(
         socket.getaddrinfo(each, port, type=socket.SOCK_STREAM) for each in hosts
     ):
