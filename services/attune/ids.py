@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 from google.protobuf.message import DecodeError
-from uuid6 import uuid7
+from uuid_utils import uuid7
 
 from attune.errors import InvalidInput, PermissionDenied
 from attune.v1 import feedback_pb2

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from uuid6 import uuid7
+from uuid_utils import uuid7
 
 from attune import metrics
 from attune.access import Caller, Role
