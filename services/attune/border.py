@@ -74,8 +74,10 @@ class Border(grpc.aio.ServerInterceptor):
             # The handler runs in this task, and finds it there.
             CALLER.set(self._let_in(method, behaviour, handler_call_details.invocation_metadata))
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a status
+            if not isinstance(error, AttuneError):
+                log_failure(logger, method, error)
             # As if it took a stream: then gRPC does not wait for the request.
-            return grpc.stream_stream_rpc_method_handler(_guard(_refusing(error), method, request_streaming=True))
+            return grpc.stream_stream_rpc_method_handler(_refusing(error, method))
         wrapped: grpc.RpcMethodHandler[Any, Any] = wrap(
             _guard(behaviour, method, request_streaming=handler.request_streaming),
             request_deserializer=_tolerant(handler.request_deserializer),
@@ -92,9 +94,15 @@ class Border(grpc.aio.ServerInterceptor):
         return caller
 
 
-def _refusing(error: Exception) -> _Behaviour:
-    async def refuse(_requests: Any, _context: Any) -> None:
-        raise error
+def _refusing(error: Exception, method: str) -> _Behaviour:
+    code, sentence, trailing = _told(error)
+
+    async def refuse(_requests: Any, context: Any) -> None:
+        # Not by abort(), whose exception costs a fifth of all that a refusal does.
+        context.set_code(code)
+        context.set_details(sentence)
+        context.set_trailing_metadata(trailing)
+        metrics.REQUESTS.labels(method, code.name).inc()
 
     return refuse
 
@@ -126,14 +134,14 @@ def _guard(behaviour: _Behaviour, method: str, *, request_streaming: bool) -> _B
             raise
         except AttuneError as error:
             status = status_of(error).grpc
-            await _abort(context, error)
+            await context.abort(*_told(error))
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 status = _status_of_gone(context)
                 raise
             status = "UNAVAILABLE"
-            await _abort(context, Unavailable("the call was ended by the server"))
+            await context.abort(*_told(Unavailable("the call was ended by the server")))
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a status
             if context.done():
                 # Writing to a caller that has just gone.
@@ -141,7 +149,7 @@ def _guard(behaviour: _Behaviour, method: str, *, request_streaming: bool) -> _B
                 return None
             status = "INTERNAL"
             log_failure(logger, method, error)
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+            await context.abort(*_told(error))
         finally:
             metrics.REQUESTS.labels(method, status).inc()
 
@@ -165,12 +173,15 @@ def _status_of_gone(context: Any) -> str:
     return "DEADLINE_EXCEEDED" if remaining is not None and remaining < _DEADLINE_SLACK_SECONDS else "CANCELLED"
 
 
-async def _abort(context: Any, error: AttuneError) -> None:
+def _told(error: Exception) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
+    """Status, sentence and trailing metadata; of what nobody thought of only that it happened."""
     name = status_of(error).grpc
+    if not isinstance(error, AttuneError):
+        return grpc.StatusCode[name], "internal error", ()
     sentence = error.message[:_MAX_DETAILS_CHARACTERS]
     retry_after_seconds = None if isinstance(error, DeadlineExceeded) else error.retry_after_seconds
     details = _details(name, sentence, error.field, retry_after_seconds)
-    await context.abort(grpc.StatusCode[name], sentence, (("grpc-status-details-bin", details),))
+    return grpc.StatusCode[name], sentence, (("grpc-status-details-bin", details),)
 
 
 @functools.lru_cache(maxsize=256)
