@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import grpc
 from grpc_reflection.v1alpha import reflection
@@ -34,9 +34,8 @@ class Server:
     """A server that knows callers, finds dead clients, refuses large messages and answers every error by errors.STATUS.
 
     It is several of gRPC's servers, told the same, that listen on one port; the kernel gives each connection to one of
-    them. One by itself takes in a single call of each method at a time, and the event loop has to go around several
-    times for that: where many calls come that are only to be refused they would wait for seconds. Must be made in a
-    running event loop.
+    them. One by itself takes in a single call at a time, and the event loop has to go around several times for that:
+    where many calls come that are only to be refused they would wait for seconds. Must be made in a running event loop.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class Server:
     def add(self, add_to_server: "Callable[[_Service, grpc.aio.Server], None]", service: _Service) -> None:
         """`add_to_server` is the function that was generated for the service."""
         for listener in self._listeners:
-            add_to_server(service, listener)
+            add_to_server(service, cast("grpc.aio.Server", _Handlers(listener)))
 
     def add_reflection(self, services: Sequence[str]) -> None:
         """Lets grpcurl and the like list the services and their messages."""
@@ -103,6 +102,19 @@ class Server:
     async def stop(self, grace_seconds: float) -> None:
         """Takes no more calls; those that run are cut short when the time is over."""
         await asyncio.gather(*(listener.stop(grace_seconds) for listener in self._listeners))
+
+
+class _Handlers:
+    """A listener as generated code is to see it: one that is told of handlers, and not of each method's name.
+
+    For every name that grpc.aio is told it waits apart, and with each call it goes over all that it waits for.
+    """
+
+    def __init__(self, listener: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = listener.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, *_: Any) -> None:
+        """Does nothing."""
 
 
 def _check_free(host: str, port: int) -> None:
