@@ -75,6 +75,21 @@ async def test_the_likeliest_tokens_are_the_same_for_who_reads_slowly(engine: En
     assert all(len(top) == top_logprobs for top in slow.top_logprobs)
 
 
+async def test_logprobs_are_the_sampled_tokens_own_beside_one_who_asks_for_more(engine: Engine) -> None:
+    alone = await begin(engine, seed=7)
+    await finish(alone)
+    asks_for_more = await begin(engine, seed=8, top_logprobs=5)
+    beside = await begin(engine, seed=7)
+    await asyncio.gather(finish(asks_for_more), finish(beside))
+    slow = await begin(engine, seed=7)
+    await eventually(lambda: engine.unfinished == 0)
+    await finish(slow)
+    for generation in (beside, slow):
+        assert generation.token_ids == alone.token_ids
+        assert np.allclose(generation.logprobs, alone.logprobs, atol=1e-3)
+        assert not generation.top_logprobs
+
+
 @pytest.mark.parametrize("streaming", [True, False])
 async def test_an_abort_keeps_what_was_sampled(engine: Engine, streaming: bool) -> None:
     generation = await begin(endless(engine), streaming=streaming, max_tokens=900)

@@ -131,21 +131,20 @@ class Generation:
         if self.first_token_seconds is None and completion.token_ids:
             self.first_token_seconds = self._begun_seconds + output.metrics.first_token_latency
         self.token_ids.extend(completion.token_ids)
-        if completion.logprobs is not None:
-            self._take_logprobs(completion.logprobs)
+        if self._most_top:
+            self._take_top_logprobs(completion.logprobs)
+        elif completion.logprobs is not None:
+            self.logprobs.extend(completion.logprobs)
         self.finish_reason = completion.finish_reason
         text: str = completion.text
         self.text += text
         return text
 
-    def _take_logprobs(self, flat: Any) -> None:
-        """vLLM's flat form: at each position the sampled token, then the likeliest ones, if any were asked for.
+    def _take_top_logprobs(self, flat: Any) -> None:
+        """vLLM's flat form: at each position the sampled token, then the likeliest ones.
 
         For who reads slowly it makes several outputs one, and tells a sampled token that is among the likeliest once.
         """
-        if not self._most_top:
-            self.logprobs.extend(flat.logprobs)
-            return
         for start, end in zip(flat.start_indices, flat.end_indices, strict=True):
             self.logprobs.append(flat.logprobs[start])
             told = dict(zip(flat.token_ids[start:end], flat.logprobs[start:end], strict=True))
@@ -181,8 +180,10 @@ class Engine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.envs import enable_envs_cache
         from vllm.platforms import current_platform
+        from vllm.v1.engine import output_processor
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        output_processor.LogprobsProcessor = _logprobs_processor()
         moves = _Moves()
         on_cpu: dict[str, Any] = (
             {"distributed_executor_backend": _IN_CORE}
@@ -399,9 +400,6 @@ class Engine:
                 # What a grammar cannot express; vLLM's own words may quote the schema.
                 raise InvalidInput("no grammar can be made of this schema", field="response_format") from None
             raise
-        if state := self._llm.output_processor.request_states.get(queue.request_id):
-            # vLLM would look up the text of each sampled token for its logprob, at a third of the front end's time.
-            state.logprobs_processor.tokenizer = None
         return Generation(self._llm, queue, begun_seconds, most_top)
 
     @contextlib.asynccontextmanager
@@ -411,6 +409,30 @@ class Engine:
             yield
         finally:
             self.swaps_running -= 1
+
+
+def _logprobs_processor() -> Any:
+    """vLLM's, which looks up the text of each token and notes ranks as well: a third of the front end's time.
+
+    Here there are no texts, and where only the sampled tokens' logprobs are asked for these are a list of numbers.
+    """
+    from vllm.v1.engine.logprobs import LogprobsProcessor
+
+    class LeanLogprobsProcessor(LogprobsProcessor):  # type: ignore[misc]
+        @classmethod
+        def from_new_request(cls, tokenizer: Any, request: Any) -> Any:
+            processor = super().from_new_request(None, request)
+            if processor.num_logprobs == 0:
+                processor.logprobs = []
+            return processor
+
+        def _update_sample_logprobs(self, logprobs_lists: Any) -> None:
+            if self.num_logprobs == 0:
+                self.logprobs.extend(logprobs_lists.logprobs[:, 0].tolist())
+            else:
+                super()._update_sample_logprobs(logprobs_lists)
+
+    return LeanLogprobsProcessor
 
 
 class _Moves:
