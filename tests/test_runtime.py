@@ -1,9 +1,11 @@
 import contextlib
 import multiprocessing
 import os
+import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -108,6 +110,22 @@ def test_an_event_can_be_set_at_any_moment_of_a_wait() -> None:
         _, steps = set_within_wait(SignalEvent(), step)
         step += 1
     assert step > 10
+
+
+def test_a_signal_just_before_the_kernel_waits_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    event = SignalEvent()
+    wait = select.select
+
+    def wait_late(*arguments: Any) -> Any:
+        # The interpreter runs the handler only when the kernel has ended waiting, so nothing is written to the pipe.
+        event._happened = True
+        return wait(*arguments)
+
+    monkeypatch.setattr(select, "select", wait_late)
+    waiting = threading.Thread(target=event.wait, daemon=True)
+    waiting.start()
+    waiting.join(20)
+    assert not waiting.is_alive()
 
 
 def test_waiting_for_an_event_takes_as_long_as_said() -> None:

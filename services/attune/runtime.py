@@ -4,17 +4,20 @@ import asyncio
 import contextlib
 import ctypes
 import json
+import math
 import multiprocessing
 import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from attune.errors import Unavailable
 
 _PR_SET_PDEATHSIG = 1
+_LOOK_SECONDS = 0.5
 
 
 def write_endpoints(data: Path, service: str, **ports: int) -> None:
@@ -100,8 +103,10 @@ class SignalEvent(threading.Event):
         raise NotImplementedError("a stop is for good")
 
     def wait(self, timeout: float | None = None) -> bool:
-        if not self._happened:
-            select.select([self._reader], [], [], None if timeout is None else max(timeout, 0))
+        ends = math.inf if timeout is None else time.monotonic() + timeout
+        while not self._happened and (left := ends - time.monotonic()) > 0:
+            # Never for long: of a signal that comes just before the kernel waits, the handler runs when that ends.
+            select.select([self._reader], [], [], min(left, _LOOK_SECONDS))
         return self._happened
 
 

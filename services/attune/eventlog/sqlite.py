@@ -47,7 +47,6 @@ _FREE_PAGES_KEPT = 2048
 # A record is written to the WAL and then to the database; beside that the WAL itself has to fit.
 _DISK_COPIES = 2
 _DISK_MARGIN_BYTES = 16 << 20
-_DISK_LOOK_SECONDS = 0.05
 _WAL_LIMIT_BYTES = 64 << 20
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
@@ -198,7 +197,6 @@ class SqliteLog:
         self._space.hold(held)
         self._queue: queue.SimpleQueue[_Append | None] = queue.SimpleQueue()
         self._wishes: queue.SimpleQueue[tuple[Callable[[Record], bool], Future[int]]] = queue.SimpleQueue()
-        self._disk, self._disk_seconds = os.statvfs(folder), time.monotonic()
         self._gate = threading.Lock()
         self._closed = False
         self._fault: AttuneError | None = None
@@ -501,7 +499,7 @@ class SqliteLog:
             )
 
     def _check_disk(self, nbytes: int) -> None:
-        disk = self._look_at_disk()
+        disk = os.statvfs(self._folder)
         if disk.f_flag & os.ST_RDONLY:
             raise Unavailable("the event log's disk is read-only", retry_after_seconds=_RETRY_AFTER_SECONDS)
         needed = _DISK_COPIES * (self._space.promised_bytes + nbytes) + _DISK_MARGIN_BYTES
@@ -510,13 +508,6 @@ class SqliteLog:
                 f"the event log's disk is full: {disk.f_bavail * disk.f_frsize} bytes free, {needed} needed",
                 retry_after_seconds=_RETRY_AFTER_SECONDS,
             )
-
-    def _look_at_disk(self) -> os.statvfs_result:
-        """How the disk was a moment ago: asking anew for every record would make the event loop wait for its turn."""
-        now = time.monotonic()
-        if now - self._disk_seconds > _DISK_LOOK_SECONDS:
-            self._disk, self._disk_seconds = os.statvfs(self._folder), now
-        return self._disk
 
     def _fail_waiting(self) -> None:
         with contextlib.suppress(queue.Empty):
