@@ -27,6 +27,11 @@ def new_event_id() -> str:
     return uuid7().hex
 
 
+def new_conversation_id() -> str:
+    """`c-<UUIDv7>`, for a conversation that its application gave no id."""
+    return f"c-{uuid7().hex}"
+
+
 def new_response_id(tenant: str, key: bytes) -> str:
     """`r-<UUIDv7>-<MAC over tenant and id>`."""
     unique = uuid7().hex

@@ -9,8 +9,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from uuid_utils import uuid7
-
 from attune import metrics
 from attune.access import Caller, Role
 from attune.chat.limits import MAX_END_USER_CHARACTERS, MAX_ID_CHARACTERS, check_length, check_metadata
@@ -22,7 +20,7 @@ from attune.chat.words import FINISH_REASONS
 from attune.clock import now_unix_ms
 from attune.errors import AttuneError, InvalidInput, Unavailable
 from attune.eventlog.log import RESPONSES, EventLog, Reservation
-from attune.ids import hash_end_user, persona_label, policy_number
+from attune.ids import hash_end_user, new_conversation_id, persona_label, policy_number
 from attune.inference.admission import Admission
 from attune.inference.alternative import Alternative, Asked, Received, Turn, replayed_chunks
 from attune.inference.capture import (
@@ -212,7 +210,7 @@ class Chat:
         """Begins every alternative; what began is in the turn, also when a later one fails."""
         asked = turn.asked
         persona, request = asked.persona, asked.request
-        conversation_id = request.conversation_id or f"c-{uuid7().hex}"
+        conversation_id = request.conversation_id or new_conversation_id()
         response_ids = [self.keys.signing.new_response_id(persona.tenant) for _ in range(number)]
         for index, response_id in enumerate(response_ids):
             drawn = turn.sampling if index == 0 else _drawn_again(turn.sampling, index)

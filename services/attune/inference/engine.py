@@ -412,9 +412,9 @@ class Engine:
 
 
 def _logprobs_processor() -> Any:
-    """vLLM's, which looks up the text of each token and notes ranks as well: a third of the front end's time.
+    """vLLM's, without what it does beside: looking up each token's text took a third of the front end's time.
 
-    Here there are no texts, and where only the sampled tokens' logprobs are asked for these are a list of numbers.
+    Where only the sampled tokens' logprobs are asked for, these are a list of numbers, without ranks.
     """
     from vllm.v1.engine.logprobs import LogprobsProcessor
 
